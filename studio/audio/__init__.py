@@ -1,0 +1,1 @@
+"""A clip in memory becomes a file on disk."""

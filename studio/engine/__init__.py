@@ -1,0 +1,1 @@
+"""Text to codes to audio. Knows no job table and no web."""

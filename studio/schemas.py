@@ -1,0 +1,238 @@
+"""One vocabulary for all surfaces: what goes in, what comes out. Knows no web framework and no database.
+
+REST and Gradio return these very models, so a field has one name everywhere.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+
+PROMPT_MIN, PROMPT_MAX = 3, 500  # characters, after trimming
+DURATION_MIN_S, DURATION_MAX_S, DURATION_DEFAULT_S = 1.0, 30.0, 8.0
+BATCH_MAX = 10
+SEED_MAX = 2**53 - 1  # the largest integer that JSON's readers agree on
+
+
+class JobStatus(StrEnum):
+    """Where a job stands. Only `studio.store` changes it."""
+
+    PENDING = "pending"  # waits, also for its next attempt
+    PROCESSING = "processing"  # a worker holds its lease
+    COMPLETED = "completed"  # its audio is on disk
+    FAILED = "failed"  # for good: the last attempt failed
+    CANCELLED = "cancelled"  # a person stopped it
+
+    @property
+    def ended(self) -> bool:
+        return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class Step(StrEnum):
+    """The pipeline's steps, in order; a job that ended shows how."""
+
+    QUEUED = "queued"
+    LOADING_MODEL = "loading_model"
+    ENCODING_PROMPT = "encoding_prompt"
+    GENERATING = "generating"
+    SAVING = "saving"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+def utcnow() -> datetime:
+    """The time now, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def _plain_text(text: str) -> str:
+    text = text.strip()
+    for char in text:
+        if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\r\t":
+            raise ValueError(f"must not contain the character U+{ord(char):04X}")
+    if not PROMPT_MIN <= len(text) <= PROMPT_MAX:
+        raise ValueError(f"must have {PROMPT_MIN} to {PROMPT_MAX} characters, not {len(text)}")
+    return text
+
+
+def _iso_utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Prompt = Annotated[str, AfterValidator(_plain_text)]
+Moment = Annotated[datetime, PlainSerializer(_iso_utc, return_type=str, when_used="json")]
+
+
+class Model(BaseModel):
+    """Base of all models here: unknown fields are refused, types are not coerced, NaN is not a number."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=(), frozen=True
+    )
+
+
+class View(BaseModel):
+    """Base of what goes out: built by the studio from rows, so not strict."""
+
+    model_config = ConfigDict(protected_namespaces=(), from_attributes=True)
+
+
+class GenerationRequest(Model):
+    """What a person asks for. `model` and `seed` may be left out: the studio fills them in and reports them."""
+
+    prompt: Prompt = Field(
+        description="The music in words.",
+        examples=["lo-fi hip hop beat to study to, 80 bpm"],
+        json_schema_extra={"minLength": PROMPT_MIN, "maxLength": PROMPT_MAX},
+    )
+    duration: float = Field(
+        DURATION_DEFAULT_S, ge=DURATION_MIN_S, le=DURATION_MAX_S, description="Length in seconds."
+    )
+    temperature: float = Field(
+        1.0, ge=0.1, le=2.0, description="Below 1: safer, more repetitive. Above 1: bolder, less stable."
+    )
+    top_k: int = Field(
+        250, ge=0, le=500, description="Draw each token from the k likeliest; 0 draws from all of them."
+    )
+    top_p: float = Field(
+        0.0, ge=0.0, le=1.0,
+        description="Draw from the likeliest tokens that together reach this probability; 0 is off. Replaces top_k.",
+    )  # fmt: skip
+    cfg_coef: float = Field(
+        3.0,
+        ge=1.0,
+        le=10.0,
+        description="How strictly the music follows the prompt (classifier-free guidance).",
+    )
+    seed: int | None = Field(
+        None, ge=0, le=SEED_MAX, description="The same seed gives the same audio; absent, one is drawn."
+    )
+    model: str | None = Field(
+        None, min_length=1, max_length=500, description="A name in the catalogue; absent, the default model."
+    )
+
+
+class BatchRequest(Model):
+    """One to ten requests that are accepted together or not at all."""
+
+    requests: list[GenerationRequest] = Field(min_length=1, max_length=BATCH_MAX)
+
+
+class JobAccepted(View):
+    """The answer to a request: the job is on disk."""
+
+    job_id: str
+    status: JobStatus
+    current_step: Step
+    estimated_time_seconds: float
+    created_at: Moment
+
+
+class BatchAccepted(View):
+    """The answer to a batch: all its jobs are on disk."""
+
+    job_ids: list[str]
+    total_jobs: int
+    estimated_total_time_seconds: float
+
+
+class TrackInfo(View):
+    """The saved audio of a job."""
+
+    duration: float = Field(description="seconds")
+    sample_rate: int = Field(description="Hz")
+    channels: int
+    file_size_bytes: int
+    format: str = Field(examples=["wav"])
+
+
+class JobView(View):
+    """A job as every surface shows it."""
+
+    job_id: str
+    status: JobStatus
+    current_step: Step
+    progress: float = Field(ge=0.0, le=1.0)
+    prompt: str
+    model: str
+    duration: float
+    temperature: float
+    top_k: int
+    top_p: float
+    cfg_coef: float
+    seed: int
+    retry_count: int
+    queue_position: int | None = Field(None, description="1 is next; null when the job does not wait.")
+    estimated_time_seconds: float | None = Field(
+        None, description="Until it is finished, the queue included."
+    )
+    generation_time_seconds: float | None = None
+    file_url: str | None = None
+    metadata: TrackInfo | None = None
+    error_message: str | None = None
+    created_at: Moment
+    started_at: Moment | None = None
+    completed_at: Moment | None = None
+
+
+class JobPage(View):
+    """A page of jobs, newest first."""
+
+    jobs: list[JobView]
+    total: int
+    page: int
+    page_size: int
+
+
+class CancelResult(View):
+    """A job was cancelled."""
+
+    message: str = "Job cancelled successfully"
+    job_id: str
+    cancelled_at: Moment
+
+
+class QueueStats(View):
+    """The queue in six figures."""
+
+    pending_jobs: int
+    processing_jobs: int
+    completed_jobs: int
+    failed_jobs: int
+    oldest_pending_job_age_seconds: float | None
+    average_processing_time_seconds: float | None
+
+
+class HealthStatus(StrEnum):
+    """`degraded`: a non-critical check fails. `unhealthy`: a critical one does."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+
+
+CheckName = Literal["database", "gpu", "queue", "disk_space"]
+
+
+class HealthCheck(View):
+    """One check of the four."""
+
+    name: CheckName
+    status: HealthStatus
+    message: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class HealthReport(View):
+    """All checks and their sum."""
+
+    status: HealthStatus
+    checks: dict[CheckName, HealthCheck]
+    version: str
+    uptime_seconds: float
+    timestamp: Moment

@@ -1,0 +1,1 @@
+"""The page. It translates and never decides."""
