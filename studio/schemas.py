@@ -71,9 +71,7 @@ Moment = Annotated[datetime, PlainSerializer(_iso_utc, return_type=str, when_use
 class Model(BaseModel):
     """Base of all models here: unknown fields are refused, types are not coerced, NaN is not a number."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=(), frozen=True
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=(), frozen=True)
 
 
 class View(BaseModel):
@@ -90,15 +88,11 @@ class GenerationRequest(Model):
         examples=["lo-fi hip hop beat to study to, 80 bpm"],
         json_schema_extra={"minLength": PROMPT_MIN, "maxLength": PROMPT_MAX},
     )
-    duration: float = Field(
-        DURATION_DEFAULT_S, ge=DURATION_MIN_S, le=DURATION_MAX_S, description="Length in seconds."
-    )
+    duration: float = Field(DURATION_DEFAULT_S, ge=DURATION_MIN_S, le=DURATION_MAX_S, description="Length in seconds.")
     temperature: float = Field(
         1.0, ge=0.1, le=2.0, description="Below 1: safer, more repetitive. Above 1: bolder, less stable."
     )
-    top_k: int = Field(
-        250, ge=0, le=500, description="Draw each token from the k likeliest; 0 draws from all of them."
-    )
+    top_k: int = Field(250, ge=0, le=500, description="Draw each token from the k likeliest; 0 draws from all of them.")
     top_p: float = Field(
         0.0, ge=0.0, le=1.0,
         description="Draw from the likeliest tokens that together reach this probability; 0 is off. Replaces top_k.",
@@ -168,9 +162,7 @@ class JobView(View):
     seed: int
     retry_count: int
     queue_position: int | None = Field(None, description="1 is next; null when the job does not wait.")
-    estimated_time_seconds: float | None = Field(
-        None, description="Until it is finished, the queue included."
-    )
+    estimated_time_seconds: float | None = Field(None, description="Until it is finished, the queue included.")
     generation_time_seconds: float | None = None
     file_url: str | None = None
     metadata: TrackInfo | None = None

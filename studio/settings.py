@@ -44,9 +44,7 @@ class Settings(BaseSettings):
         min_length=1,
         description="Model of a request that names none: a catalogue name or a path.",
     )
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`."
-    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Arithmetic of the decoder: `auto`, `fp32`, `bf16` or `fp16`."
     )
@@ -74,9 +72,7 @@ class Settings(BaseSettings):
     )
 
     min_free_disk_gb: float = Field(1.0, ge=0, description="Less free space than this is unhealthy.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Least severity logged."
-    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity logged.")
     log_format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for programs.")
 
     @field_validator("trusted_proxies")
