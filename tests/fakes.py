@@ -1,0 +1,88 @@
+"""A small real engine: sine waves instead of music, no torch, the same slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from studio.engine.base import Clip, Event, Failed, Finished, LoadProgress, Progress
+from studio.errors import ModelNotFound
+from studio.schemas import GenerationRequest
+
+SAMPLE_RATE = 8000
+STEPS_PER_SECOND = 10
+
+
+@dataclass
+class _Slot:
+    request: GenerationRequest
+    done: int = 0
+
+    @property
+    def total(self) -> int:
+        return max(1, round(self.request.duration * STEPS_PER_SECOND))
+
+
+class SineEngine:
+    """Decodes ten steps a second of audio; the seed is the pitch. A prompt with "explode" fails at its second step."""
+
+    device = "cpu"
+    precision = "fp32"
+
+    def __init__(self, model: str = "musicgen-mini", slots: int = 2, step_s: float = 0.0) -> None:
+        self.model = model
+        self.slots = slots
+        self.closed = False
+        self._step_s = step_s
+        self._in_flight: dict[str, _Slot] = {}
+
+    @property
+    def free_slots(self) -> int:
+        return self.slots - len(self._in_flight)
+
+    def admit(self, key: str, request: GenerationRequest) -> None:
+        assert self.free_slots and key not in self._in_flight
+        assert request.seed is not None
+        self._in_flight[key] = _Slot(request)
+
+    def step(self) -> list[Event]:
+        if self._in_flight and self._step_s:
+            import time
+
+            time.sleep(self._step_s)
+        return [event for key in list(self._in_flight) for event in self._advance(key)]
+
+    def _advance(self, key: str) -> list[Event]:
+        slot = self._in_flight[key]
+        slot.done += 1
+        if "explode" in slot.request.prompt and slot.done == 2:
+            del self._in_flight[key]
+            return [Failed(key, RuntimeError("the engine exploded"))]
+        events: list[Event] = [Progress(key, slot.done, slot.total)]
+        if slot.done == slot.total:
+            del self._in_flight[key]
+            events.append(Finished(key, sine(slot.request)))
+        return events
+
+    def evict(self, key: str) -> None:
+        self._in_flight.pop(key, None)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def sine(request: GenerationRequest) -> Clip:
+    """A mono sine of the request's duration; the seed gives the pitch."""
+    assert request.seed is not None
+    time = np.arange(round(request.duration * SAMPLE_RATE)) / SAMPLE_RATE
+    wave = 0.5 * np.sin(2 * np.pi * (220 + request.seed % 220) * time)
+    return Clip(wave.astype(np.float32)[None], SAMPLE_RATE)
+
+
+def load_sine(model: str, progress: LoadProgress) -> SineEngine:
+    """An `EngineLoader`: knows the bundled model's name and one more."""
+    if model not in ("musicgen-mini", "musicgen-small"):
+        raise ModelNotFound(f"There is no model {model!r}.")
+    progress(1.0, "ready")
+    return SineEngine(model)
