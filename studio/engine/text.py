@@ -27,11 +27,13 @@ class WordPieces:
         tokenizer.no_truncation()
         self.tokenizer = tokenizer
         self.table = table.float()  # [V, E]
-        self._unknown: int = tokenizer.token_to_id("[UNK]")
+        unknown = tokenizer.token_to_id("[UNK]")
+        assert unknown is not None, "a word-piece tokenizer has [UNK]"
+        self._unknown = unknown
 
     def ids(self, prompt: str) -> list[int]:
         """1 to 64 word pieces, without special tokens; a text without any is [UNK]."""
-        ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=False).ids
+        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
         return ids[:WORD_PIECES_MAX] or [self._unknown]
 
     def embed(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -62,7 +64,7 @@ class WordPieces:
 
 
 class WordPieceConditioner(nn.Module):
-    """Word-piece embeddings to the decoder's width; its parameters are stored under audiocraft's name of a conditioner."""
+    """Word-piece embeddings to the decoder's width; stored under the name that audiocraft gives a text conditioner."""
 
     def __init__(self, embedding_dim: int, dim: int) -> None:
         super().__init__()
