@@ -60,12 +60,13 @@ def _plain_text(text: str) -> str:
     return text
 
 
-def _iso_utc(moment: datetime) -> str:
+def iso_utc(moment: datetime) -> str:
+    """`2026-11-07T10:30:00.000Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 Prompt = Annotated[str, AfterValidator(_plain_text)]
-Moment = Annotated[datetime, PlainSerializer(_iso_utc, return_type=str, when_used="json")]
+Moment = Annotated[datetime, PlainSerializer(iso_utc, return_type=str, when_used="json")]
 
 
 class Model(BaseModel):

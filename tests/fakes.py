@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from studio.engine.base import Clip, Event, Failed, Finished, LoadProgress, Progress
+from studio.clip import Clip
+from studio.engine.base import Event, Failed, Finished, LoadProgress, Progress
 from studio.errors import ModelNotFound
 from studio.schemas import GenerationRequest
 

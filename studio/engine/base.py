@@ -10,23 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from studio.clip import Clip
 from studio.schemas import GenerationRequest
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Music in memory."""
-
-    samples: npt.NDArray[np.float32]  # [channels, time], -1..1
-    sample_rate: int  # Hz
-
-    @property
-    def duration(self) -> float:
-        """Seconds."""
-        return float(self.samples.shape[1] / self.sample_rate)
 
 
 @dataclass(frozen=True)

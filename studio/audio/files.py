@@ -1,0 +1,107 @@
+"""Tracks on disk: WAV files that carry the recipe that made them, written so that a crash leaves none half done."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from studio.audio.loudness import normalise
+from studio.clip import Clip
+from studio.errors import DiskFull
+from studio.schemas import GenerationRequest, TrackInfo
+
+FORMAT = "wav"
+SOFTWARE = "studio"
+ORPHAN_AGE_S = 3600.0  # a younger file may belong to a job that is being finished right now
+
+
+def write_track(path: Path, clip: Clip, request: GenerationRequest, engine: dict[str, str]) -> TrackInfo:
+    """Write the clip as 16-bit WAV at even loudness; `path` appears complete or not at all.
+
+    The same clip and recipe give the same bytes: nothing in the file depends on the time or the job.
+
+    Raises:
+        DiskFull: there is no room; nothing is left behind.
+    """
+    clip = normalise(clip)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _appearing_at(path) as temporary:
+        _write_wav(temporary, clip, recipe(request, engine))
+    return TrackInfo(
+        duration=clip.duration,
+        sample_rate=clip.sample_rate,
+        channels=clip.samples.shape[0],
+        file_size_bytes=path.stat().st_size,
+        format=FORMAT,
+    )
+
+
+def recipe(request: GenerationRequest, engine: dict[str, str]) -> dict[str, object]:
+    """What it takes to make the same audio again: the request with its seed, and the engine's model and precision."""
+    return {**request.model_dump(), **engine}
+
+
+def read_recipe(path: Path) -> dict[str, object]:
+    """The recipe that `write_track` put into the file."""
+    with soundfile.SoundFile(path) as file:
+        loaded: dict[str, object] = json.loads(file.comment)
+        return loaded
+
+
+def collect_orphans(audio_dir: Path, known: set[str]) -> list[str]:
+    """Delete files that no job knows (a crash between the file and the row leaves one); their names."""
+    if not audio_dir.is_dir():
+        return []
+    horizon = time.time() - ORPHAN_AGE_S
+    orphans = [
+        entry for entry in audio_dir.iterdir()
+        if entry.name not in known and entry.is_file() and entry.stat().st_mtime < horizon
+    ]  # fmt: skip
+    for orphan in orphans:
+        orphan.unlink(missing_ok=True)
+    return [orphan.name for orphan in orphans]
+
+
+def _write_wav(path: Path, clip: Clip, metadata: dict[str, object]) -> None:
+    samples = np.clip(clip.samples.T, -1.0, 1.0)  # [time, channels]
+    channels = clip.samples.shape[0]
+    with soundfile.SoundFile(path, "w", clip.sample_rate, channels, "PCM_16", format="WAV") as file:
+        file.title = str(metadata["prompt"])
+        file.software = SOFTWARE
+        file.comment = json.dumps(metadata, sort_keys=True)
+        file.write(samples)
+
+
+@contextmanager
+def _appearing_at(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name, durably, when the block succeeds."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        _fsync(temporary)
+        temporary.replace(path)
+        _fsync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull from error
+        raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
