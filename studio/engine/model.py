@@ -1,0 +1,57 @@
+"""A loaded model's parts: what weights become and the engine consumes. Knows no file format and no slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from studio.engine.transformer import DecoderConfig
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a prompt says to the decoder, projected to its width. The null branch of guidance has zeros in their place."""
+
+    cross: Tensor | None = None  # [S, dim], what cross-attention reads; masked tokens are zeros and are still attended
+    prefix: Tensor | None = None  # [P, dim], prepended to the sequence (melody and style models)
+
+
+class TextEncoder(Protocol):
+    """Turns a prompt into conditions; lives on whatever device it likes."""
+
+    def encode(self, prompt: str) -> Conditions: ...
+
+
+class Codec(Protocol):
+    """Turns codes into audio; takes and returns tensors of whatever device."""
+
+    @property
+    def sample_rate(self) -> int: ...  # Hz
+
+    @property
+    def channels(self) -> int: ...  # 1 mono, 2 stereo
+
+    @property
+    def frame_rate(self) -> float: ...  # frames a second
+
+    @property
+    def codebooks(self) -> int: ...  # K, both channels' together for stereo
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes [B, K, F] (int64) to audio [B, C, T] (float32), T at least F / frame_rate seconds."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Everything that generating takes."""
+
+    name: str  # in the catalogue, or a path
+    config: DecoderConfig
+    lm: dict[str, Tensor]  # the decoder's parameters under audiocraft's names, any dtype, any device
+    text: TextEncoder
+    codec: Codec
+    max_duration: float  # s, what the decoder was trained on
