@@ -1,0 +1,366 @@
+"""The loop that turns rows into audio: claim, admit, step, save. It alone owns the engine.
+
+It knows the queue's API and the engine's slots, and nothing of the web. A second thread keeps the leases alive while a
+model loads or downloads. What the worker may write is fenced by the lease: a job that somebody cancelled or that
+another worker took over is dropped from its slot the moment a write says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import psutil
+
+from studio.audio.files import FORMAT, write_track
+from studio.clip import Clip
+from studio.engine.base import Engine, EngineLoader, Event, Failed, Finished, Progress
+from studio.errors import LeaseLost, StudioError
+from studio.schemas import Step, utcnow
+from studio.settings import Settings
+from studio.store.queue import Claim, JobQueue, Track
+from studio.store.tables import Worker as WorkerRow
+
+logger = logging.getLogger(__name__)
+
+IDLE_POLL_S = 0.5  # how soon a job that another process enqueued is seen
+PROGRESS_INTERVAL_S = 0.2  # a write is an fsync: not at every decode step
+ERROR_PAUSE_S = 1.0  # the loop failed itself (the database is gone, say): breathe, then go on
+
+# A job's progress, 0..1, is shared out over its steps.
+LOADED, DECODED = 0.05, 0.95
+
+
+@dataclass
+class _InFlight:
+    """A job in a slot."""
+
+    claim: Claim
+    admitted_at: float  # monotonic seconds
+    written_at: float = 0.0  # when its progress was last written
+
+
+class Worker:
+    """Works the queue in a thread of its own until `stop`."""
+
+    def __init__(self, queue: JobQueue, settings: Settings, load: EngineLoader) -> None:
+        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.engine: Engine | None = None
+        self._queue = queue
+        self._settings = settings
+        self._load = load
+        self._in_flight: dict[str, _InFlight] = {}
+        self._waiting: list[Claim] = []  # claimed for another model, which is loaded once the slots are empty
+        self._dropped: set[str] = set()  # jobs to evict before the next step
+        self._lock = threading.Lock()  # guards what both threads and `drop` touch: the three above
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, name="worker", daemon=True),
+            threading.Thread(target=self._keep_leases, name="heartbeat", daemon=True),
+        ]
+
+    # From any thread
+
+    def start(self) -> None:
+        """Show the worker in the database and begin."""
+        self._beat()
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """There is something new in the queue."""
+        self._wake.set()
+
+    def drop(self, job_id: str) -> None:
+        """The job was cancelled: free its slot before the next decode step."""
+        with self._lock:
+            self._dropped.add(job_id)
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Claim no more, finish what is in flight within the deadline, hand the rest back, and end."""
+        self._stopping.set()
+        self._wake.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(self._settings.shutdown_seconds + 5.0)
+        self._queue.forget_worker(self.worker_id)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop runs."""
+        return self._threads[0].is_alive()
+
+    # The loop
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                busy = self._turn()
+            except Exception:
+                logger.exception("The worker's loop failed; it goes on")
+                busy = False
+                self._stopping.wait(ERROR_PAUSE_S)
+            if not busy:
+                self._wake.wait(IDLE_POLL_S)
+                self._wake.clear()
+        self._drain()
+
+    def _turn(self) -> bool:
+        """Claim what fits, decode one step; whether there was anything to do."""
+        self._drop_cancelled()
+        if not self._waiting:
+            self._claim()
+        self._admit_waiting()
+        return self._step()
+
+    def _claim(self) -> None:
+        free = self.engine.free_slots if self.engine else 1
+        if free == 0:
+            return
+        model = self.engine.model if self.engine else None
+        claims = self._queue.claim(self.worker_id, free, self._settings.lease_seconds, model)
+        with self._lock:
+            self._waiting.extend(claims)
+        for claim in claims:
+            _log(logging.INFO, "Job started", claim, attempt=claim.retry_count + 1, model=claim.request.model)
+
+    def _admit_waiting(self) -> None:
+        while self._waiting:
+            claim = self._waiting[0]
+            if self.engine is None or self.engine.model != claim.request.model:
+                if self._in_flight:
+                    return  # the slots drain first
+                if not self._switch_model(claim):
+                    continue
+            assert self.engine is not None
+            if self.engine.free_slots == 0:
+                return
+            with self._lock:
+                self._waiting.pop(0)
+            self._admit(self.engine, claim)
+
+    def _switch_model(self, claim: Claim) -> bool:
+        model = claim.request.model
+        assert model is not None
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+        started = time.monotonic()
+        try:
+            self._queue.advance(claim, Step.LOADING_MODEL, 0.0)
+            self.engine = self._load(model, self._loading_progress(claim))
+        except Exception as error:
+            with self._lock:
+                self._waiting.remove(claim)
+            self._end_badly(claim, error)
+            return False
+        logger.info("Model loaded", extra={"model": model, "seconds": round(time.monotonic() - started, 2)})
+        return True
+
+    def _loading_progress(self, claim: Claim) -> Callable[[float, str], None]:
+        written_at = 0.0
+
+        def write(fraction: float, _what: str) -> None:
+            nonlocal written_at
+            if self._stopping.is_set():
+                raise LeaseLost("The worker is stopping.")
+            if time.monotonic() - written_at >= PROGRESS_INTERVAL_S:
+                written_at = time.monotonic()
+                self._queue.advance(claim, Step.LOADING_MODEL, fraction * LOADED)
+
+        return write
+
+    def _admit(self, engine: Engine, claim: Claim) -> None:
+        try:
+            self._queue.advance(claim, Step.ENCODING_PROMPT, LOADED)
+            admitted_at = time.monotonic()
+            engine.admit(claim.job_id, claim.request)
+            self._in_flight[claim.job_id] = _InFlight(claim, admitted_at)
+            self._queue.advance(claim, Step.GENERATING, LOADED)
+        except Exception as error:
+            self._free(claim.job_id)
+            self._end_badly(claim, error)
+
+    def _step(self) -> bool:
+        if self.engine is None or not self._in_flight:
+            return False
+        try:
+            events = self.engine.step()
+        except Exception as error:
+            # The engine itself broke: its slots are lost, and the next job loads a fresh one.
+            self._fail_all(error)
+            return True
+        for event in events:
+            self._carry(event)
+        return True
+
+    def _carry(self, event: Event) -> None:
+        job = self._in_flight.get(event.key)
+        if job is None:
+            return
+        try:
+            match event:
+                case Progress(_, done, total):
+                    self._write_progress(job, done / total)
+                case Finished(_, clip):
+                    self._save(job, clip)
+                case Failed(_, error):
+                    raise error
+        except Exception as error:
+            self._free(event.key)
+            self._end_badly(job.claim, error)
+
+    def _write_progress(self, job: _InFlight, fraction: float) -> None:
+        if time.monotonic() - job.written_at >= PROGRESS_INTERVAL_S:
+            job.written_at = time.monotonic()
+            self._queue.advance(job.claim, Step.GENERATING, LOADED + fraction * (DECODED - LOADED))
+
+    def _save(self, job: _InFlight, clip: Clip) -> None:
+        assert self.engine is not None
+        claim = job.claim
+        self._queue.advance(claim, Step.SAVING, DECODED)
+        path = self._settings.audio_dir / f"{claim.job_id}.{FORMAT}"
+        info = write_track(path, clip, claim.request, {"precision": self.engine.precision})
+        track = Track(
+            **info.model_dump(),
+            filename=path.name,
+            generation_time_seconds=time.monotonic() - job.admitted_at,
+            device=self.engine.device,
+            precision=self.engine.precision,
+        )
+        try:
+            self._queue.complete(claim, track)
+        except LeaseLost:
+            path.unlink(missing_ok=True)
+            raise
+        self._free(claim.job_id)
+        _log(logging.INFO, "Job completed", claim, seconds=round(track.generation_time_seconds, 2))
+
+    # Endings
+
+    def _end_badly(self, claim: Claim, error: Exception) -> None:
+        """Write down how an attempt ended: dropped, to be tried again, or failed for good."""
+        try:
+            if isinstance(error, LeaseLost):
+                self._let_go(claim)
+                return
+            permanent = isinstance(error, StudioError) and error.permanent
+            if permanent or claim.retry_count >= self._settings.max_retries:
+                self._queue.fail(claim, _sentence(error), retry_at=None)
+                _log(logging.ERROR, f"Job failed after {claim.retry_count} retries", claim, error)
+                return
+            attempt = claim.retry_count + 1
+            delay_s = self._settings.retry_delay_seconds * 2**claim.retry_count
+            self._queue.fail(claim, _sentence(error), retry_at=utcnow() + timedelta(seconds=delay_s))
+            _log(logging.WARNING, "Job failed, will retry", claim, error, attempt=attempt, delay_seconds=delay_s)
+        except LeaseLost:
+            self._let_go(claim)
+
+    def _let_go(self, claim: Claim) -> None:
+        """Somebody ended the job, or the worker stops while it loads a model: then the job goes back."""
+        if self._stopping.is_set() and self._hand_back(claim):
+            return
+        _log(logging.INFO, "Job dropped", claim)
+
+    def _hand_back(self, claim: Claim) -> bool:
+        try:
+            self._queue.release(claim)
+        except LeaseLost:
+            return False
+        _log(logging.INFO, "Job handed back", claim)
+        return True
+
+    def _free(self, job_id: str) -> None:
+        if self.engine is not None:
+            self.engine.evict(job_id)
+        with self._lock:
+            self._in_flight.pop(job_id, None)
+
+    def _fail_all(self, error: Exception) -> None:
+        jobs = list(self._in_flight.values())
+        for job in jobs:
+            self._free(job.claim.job_id)
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+        for job in jobs:
+            self._end_badly(job.claim, error)
+
+    def _drop_cancelled(self) -> None:
+        with self._lock:
+            dropped, self._dropped = self._dropped, set()
+            gone = [claim for claim in self._waiting if claim.job_id in dropped]
+            self._waiting = [claim for claim in self._waiting if claim.job_id not in dropped]
+        gone += [job.claim for job in self._in_flight.values() if job.claim.job_id in dropped]
+        for claim in gone:
+            self._free(claim.job_id)
+            self._let_go(claim)
+
+    def _drain(self) -> None:
+        """After a stop: decode on until the deadline, then hand back what is left."""
+        self._return(self._waiting)
+        deadline = time.monotonic() + self._settings.shutdown_seconds
+        try:
+            while self._in_flight and time.monotonic() < deadline:
+                self._drop_cancelled()
+                self._step()
+        finally:
+            self._return([job.claim for job in self._in_flight.values()])
+            if self.engine is not None:
+                self.engine.close()
+
+    def _return(self, claims: Iterable[Claim]) -> None:
+        for claim in list(claims):
+            self._free(claim.job_id)
+            self._hand_back(claim)
+
+    # The heartbeat's thread
+
+    def _keep_leases(self) -> None:
+        interval_s = self._settings.lease_seconds / 3
+        while self.alive:
+            try:
+                self._beat()
+                self._renew()
+            except Exception:
+                logger.exception("The heartbeat failed; it goes on")
+            self._threads[0].join(interval_s)
+
+    def _beat(self) -> None:
+        engine = self.engine
+        self._queue.beat(
+            WorkerRow(
+                worker_id=self.worker_id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                process_started_at=psutil.Process().create_time(),
+                device=engine.device if engine else None,
+                model=engine.model if engine else None,
+                beat_at=utcnow(),
+            )
+        )
+
+    def _renew(self) -> None:
+        with self._lock:
+            claims = [*self._waiting, *(job.claim for job in self._in_flight.values())]
+        held = self._queue.heartbeat(self.worker_id, [claim.token for claim in claims], self._settings.lease_seconds)
+        for claim in claims:
+            if claim.token not in held:
+                self.drop(claim.job_id)
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, StudioError) else f"{type(error).__name__}: {error}"
+
+
+def _log(level: int, message: str, claim: Claim, error: Exception | None = None, **fields: object) -> None:
+    logger.log(level, "%s: %s", message, claim.job_id, exc_info=error, extra={"job_id": claim.job_id, **fields})
