@@ -26,6 +26,7 @@ from studio.audio.files import collect_orphans
 from studio.engine import catalog
 from studio.engine.base import EngineLoader
 from studio.engine.catalog import ModelInfo
+from studio.engine.loader import engine_loader
 from studio.errors import ConfigurationError, JobNotFound
 from studio.limits import RateLimiter
 from studio.schemas import (
@@ -78,7 +79,7 @@ class Studio:
         self._db = Database(self.settings.resolved_database_url)
         self._queue = JobQueue(self._db)
         self._limiter = RateLimiter(self.settings)
-        self._worker = Worker(self._queue, self.settings, load or _engine_loader(self.settings))
+        self._worker = Worker(self._queue, self.settings, load or engine_loader(self.settings))
         self._started_at = time.monotonic()
 
     # Life
@@ -262,15 +263,6 @@ class Studio:
         if position is None:
             return round(own * (1.0 - job.progress), 1)
         return round(own + self._queue.seconds_ahead(job), 1)
-
-
-def _engine_loader(settings: Settings) -> EngineLoader:
-    def load(model: str, progress: object) -> object:
-        from studio.engine.loader import load_engine
-
-        return load_engine(model, settings, progress)
-
-    return load
 
 
 def _make_writable(data_dir: Path) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 PROMPT_MIN, PROMPT_MAX = 3, 500  # characters, after trimming
 DURATION_MIN_S, DURATION_MAX_S, DURATION_DEFAULT_S = 1.0, 30.0, 8.0
@@ -229,3 +229,11 @@ class HealthReport(View):
     version: str
     uptime_seconds: float
     timestamp: Moment
+
+
+def describe(error: ValidationError) -> list[tuple[str, str]]:
+    """What is wrong with which field, in words: `[("requests.3.duration", "must be …")]`."""
+    return [
+        (".".join(str(part) for part in item["loc"]) or "request", item["msg"].removeprefix("Value error, "))
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]

@@ -1,0 +1,58 @@
+"""From a model's name to an engine that can decode: picks device and precision, reads the weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from studio.engine import catalog
+from studio.engine.base import Engine, EngineLoader, LoadProgress
+from studio.errors import ConfigurationError
+from studio.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+
+def engine_loader(settings: Settings) -> EngineLoader:
+    """A loader of the catalogue's models. torch is imported when the first model is loaded."""
+
+    def load(name: str, progress: LoadProgress) -> Engine:
+        return load_engine(name, settings, progress)
+
+    return load
+
+
+def load_engine(name: str, settings: Settings, progress: LoadProgress) -> Engine:
+    """Load a model onto the device that the settings name.
+
+    Raises:
+        ModelNotFound, DownloadError, CheckpointError, DiskFull, ConfigurationError (no such device).
+    """
+    progress(0.0, "importing torch")
+    from studio.engine import weights
+    from studio.engine.musicgen import MusicGenEngine
+
+    info = catalog.resolve(name, settings)
+    device = pick_device(settings.device)
+    precision = pick_precision(settings.precision, device)
+    model = weights.load(info, settings, device, progress)
+    return MusicGenEngine(model, device, precision, settings.slots)
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device that `DEVICE` means here. Raises ConfigurationError where it is not there."""
+    import torch
+
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(f"DGX_MUSIC_DEVICE: there is no {wanted!r} here; set it to auto or cpu.")
+    return device
+
+
+def pick_precision(wanted: str, device: torch.device) -> str:
+    """The precision that `PRECISION` means on this device."""
+    if wanted == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return wanted
