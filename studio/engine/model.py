@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a prompt says to the decoder, projected to its width. The null branch of guidance has zeros in their place."""
+    """What a prompt says to the decoder, projected to its width.
+
+    The null branch of guidance has zeros in the place of `cross`, and `null_prefix` in the place of `prefix`.
+    """
 
     cross: Tensor | None = None  # [S, dim], what cross-attention reads; masked tokens are zeros and are still attended
     prefix: Tensor | None = None  # [P, dim], prepended to the sequence (melody and style models)
+    null_prefix: Tensor | None = None  # [P, dim], there with `prefix`; a melody model's absent melody is not zeros
 
 
 class TextEncoder(Protocol):
