@@ -94,7 +94,7 @@ def show_settings() -> None:
 def settings_table() -> str:
     """The settings as a Markdown table."""
     rows = [
-        f"| `{ENV_PREFIX}{name.upper()}` | {_default(field.get_default(call_default_factory=True))} | {field.description} |"
+        f"| `{ENV_PREFIX}{name.upper()}` | {_default(field.default)} | {field.description} |"
         for name, field in Settings.model_fields.items()
     ]
     return "\n".join(["| Variable | Default | Meaning |", "|---|---|---|", *rows])
