@@ -1,0 +1,1 @@
+"""How the bundled model is made: composed and rendered music, its captions, and the training that uses them."""

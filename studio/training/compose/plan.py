@@ -1,0 +1,145 @@
+"""What a piece will be before a note is written: genre, mood, key, tempo, metre and who plays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from studio.training.compose.genres import ENERGIES, GENRES, MOODS, Genre
+from studio.training.compose.instruments import INSTRUMENTS, Instrument
+from studio.training.compose.patterns import DRUMS, DRUMS_OF_TWELVE
+from studio.training.compose.theory import BRIGHT_MODES, Scale
+
+ANY_LEAD_SHARE = 0.4  # of the leads are drawn from the whole orchestra, so that a model can tell genre from instrument
+DRUMS_ONLY_SHARE = 0.05
+SOLOISTS_SHARE = 0.3  # of the solos are any polyphonic instrument's, not one of the genre's
+
+# Steps are sixteenths; a beat of 6/8 is its dotted quarter.
+METRES = {"4/4": (16, 4), "3/4": (12, 4), "6/8": (12, 6)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The choices that all parts share."""
+
+    genre: Genre
+    mood: str
+    scale: Scale
+    bpm: int
+    metre: str
+    energy: int
+    swing: float
+    cast: dict[str, Instrument]  # by role
+    drums: str  # a pattern's name, empty for none
+    kit: str
+
+    @property
+    def bar_steps(self) -> int:
+        return METRES[self.metre][0]
+
+    @property
+    def beat_steps(self) -> int:
+        return METRES[self.metre][1]
+
+    @property
+    def step_s(self) -> float:
+        return 60.0 / self.bpm / self.beat_steps
+
+    @property
+    def bar_s(self) -> float:
+        return self.step_s * self.bar_steps
+
+    @property
+    def drum_lanes(self) -> dict[str, str]:
+        if self.metre == "4/4":
+            return DRUMS[self.drums]
+        return DRUMS_OF_TWELVE[self.metre][self.drums]
+
+    @property
+    def velocity(self) -> int:
+        return 72 + 12 * self.energy + MOODS[self.mood].velocity
+
+
+def make_plan(rng: Random) -> Plan:
+    """Draw a plan; every choice is weighted so that the result suits the genre."""
+    genre = rng.choice(list(GENRES.values()))
+    mood = rng.choice(genre.moods)
+    metre = rng.choice(genre.metres)
+    energy = min(2, max(0, genre.energy + MOODS[mood].energy))
+    cast, drummed = _cast(genre, rng)
+    kit = rng.choice(genre.kits)
+    patterns = genre.drums if metre == "4/4" else tuple(DRUMS_OF_TWELVE[metre])
+    return Plan(
+        genre=genre,
+        mood=mood,
+        scale=Scale(rng.randrange(12), _mode(genre, mood, rng)),
+        bpm=_bpm(genre, mood, metre, rng),
+        metre=metre,
+        energy=energy,
+        swing=rng.uniform(*genre.swing),
+        cast=cast,
+        drums=rng.choice(patterns) if drummed else "",
+        kit=kit if drummed else "",
+    )
+
+
+def energy_name(plan: Plan) -> str:
+    return ENERGIES[plan.energy]
+
+
+def _mode(genre: Genre, mood: str, rng: Random) -> str:
+    bright = rng.random() < MOODS[mood].major
+    modes = genre.modes or ("major", "minor")
+    suited = [mode for mode in modes if (mode in BRIGHT_MODES) == bright]
+    return rng.choice(suited or modes)
+
+
+def _bpm(genre: Genre, mood: str, metre: str, rng: Random) -> int:
+    """Triangular over the genre's range, its peak where the mood pulls; 6/8 counts dotted quarters, so fewer."""
+    low, high = genre.bpm
+    bpm = rng.triangular(low, high, low + MOODS[mood].tempo * (high - low))
+    return max(55, round(bpm * 0.8)) if metre == "6/8" else round(bpm)
+
+
+def _cast(genre: Genre, rng: Random) -> tuple[dict[str, Instrument], bool]:
+    """Who plays which role, and whether there are drums."""
+    shape = rng.random()
+    if genre.drums and genre.drum_share > 0.5 and shape < DRUMS_ONLY_SHARE:
+        return {}, True
+    if shape > 1 - genre.solo_share:
+        return _solo(genre, rng), False
+    return _band(genre, rng), bool(genre.drums) and rng.random() < genre.drum_share
+
+
+def _solo(genre: Genre, rng: Random) -> dict[str, Instrument]:
+    polyphonic = [i for i in INSTRUMENTS.values() if i.polyphonic and i.weight >= 1]
+    own = [INSTRUMENTS[name] for name in genre.leads + genre.comps if INSTRUMENTS[name].polyphonic]
+    pick = _weighted(polyphonic, rng) if rng.random() < SOLOISTS_SHARE or not own else rng.choice(own)
+    return {"lead": pick, "comp": pick}
+
+
+def _band(genre: Genre, rng: Random) -> dict[str, Instrument]:
+    anyone = rng.random() < ANY_LEAD_SHARE
+    lead = _weighted(list(INSTRUMENTS.values()), rng) if anyone else _named(genre.leads, rng)
+    cast = {"lead": lead}
+    if rng.random() < 0.88:
+        cast["comp"] = _other(genre.comps, lead, rng)
+    if rng.random() < 0.8 or len(cast) == 1:
+        cast["bass"] = _other(genre.basses, lead, rng)
+    if rng.random() < genre.pad_share:
+        cast["pad"] = _other(genre.pads, lead, rng)
+    return cast
+
+
+def _weighted(instruments: list[Instrument], rng: Random) -> Instrument:
+    return rng.choices(instruments, [i.weight for i in instruments])[0]
+
+
+def _named(names: Sequence[str], rng: Random) -> Instrument:
+    return INSTRUMENTS[rng.choice(names)]
+
+
+def _other(names: Sequence[str], lead: Instrument, rng: Random) -> Instrument:
+    """One of the names, rather not the lead's own."""
+    return _named([name for name in names if name != lead.name] or names, rng)

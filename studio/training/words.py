@@ -1,0 +1,199 @@
+"""The vocabulary of captions: many words for each thing, and those kept out of training for evaluation.
+
+Each line of a table is `thing: training words | held-out words`; the thing itself is the first training word
+unless the list starts with one of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Words:
+    """Ways to say one thing."""
+
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _parse(table: str) -> dict[str, Words]:
+    words = {}
+    for line in table.strip().splitlines():
+        thing, _, rest = line.partition(": ")
+        training, _, held_out = rest.partition("|")
+        words[thing] = Words(_split(training), _split(held_out))
+    return words
+
+
+GENRES = _parse("""
+lo-fi hip hop: lo-fi hip hop, lofi hip hop, lofi, lo-fi, chillhop, lo-fi beats, lofi beat | chilled hip hop, low fidelity hip hop
+ambient: ambient, ambient music, ambient soundscape, drone, atmospheric music | background textures, floating soundscape
+house: house, house music, deep house, dance music, club music, EDM | dance floor music, electronic dance tune
+techno: techno, techno music, electronic music, minimal techno, rave | underground techno, warehouse rave
+rock: rock, rock music, rock song, classic rock, guitar rock, rock and roll | garage rock, rock anthem
+metal: metal, heavy metal, metal song, thrash metal, hard rock | headbanging metal, crushing metal
+punk: punk, punk rock, pop punk, punk song | three-chord punk
+jazz: jazz, jazz music, swing jazz, swing, jazz combo, bebop | smoky jazz, jazz standard
+bossa nova: bossa nova, bossa, brazilian jazz, brazilian music | samba jazz
+blues: blues, the blues, blues song, twelve-bar blues, electric blues | delta blues, bluesy tune
+funk: funk, funk music, funky groove, funky music | get-down funk
+reggae: reggae, reggae music, roots reggae, dub, jamaican music | caribbean reggae
+classical: classical, classical music, chamber music, baroque, sonata | recital music, classical masterpiece
+cinematic: cinematic, cinematic music, film score, film music, movie soundtrack, orchestral, soundtrack, trailer music | motion picture score, movie theme
+folk: folk, folk music, folk song, acoustic folk, acoustic music | campfire folk, americana
+country: country, country music, country song, bluegrass | nashville country, honky-tonk
+trap: trap, trap beat, hip hop, rap beat, trap music | 808 trap, hip-hop instrumental
+synthwave: synthwave, retrowave, 80s synth music, synthpop, eighties electronic music | outrun, neon eighties synths
+pop: pop, pop music, pop song, pop tune, pop ballad | chart pop, radio hit
+disco: disco, disco music, 70s disco, funky disco | nu-disco, seventies dance floor
+drum and bass: drum and bass, drum & bass, dnb, jungle | d&b, liquid drum and bass
+chiptune: chiptune, 8-bit music, 8-bit, video game music, retro game music, chip music | game boy tune, 16-bit arcade tune
+waltz: waltz, waltz music, viennese waltz, a dance in three | ballroom waltz
+latin: latin, latin music, salsa, mambo, cuban music | latin dance, havana night
+celtic: celtic, celtic music, irish music, irish folk, jig, scottish music | gaelic tune, irish pub session
+lullaby: lullaby, cradle song, music for a baby, children's lullaby | bedtime song, baby sleep music
+march: march, marching band, military march, parade music | brass band parade
+ragtime: ragtime, ragtime music, rag, saloon music | scott joplin style
+""")
+
+MOODS = _parse("""
+happy: happy, cheerful, joyful, sunny, bright, feel-good | cheery, joyous
+uplifting: uplifting, hopeful, inspiring, positive, optimistic | heart-lifting, motivational
+playful: playful, fun, quirky, light-hearted, funny | whimsical, mischievous
+groovy: groovy, funky, laid-back groove, catchy, danceable | toe-tapping
+energetic: energetic, powerful, driving, intense, high-energy, exciting | vigorous, adrenaline
+epic: epic, heroic, grand, majestic, powerful, dramatic | larger than life, triumphant
+peaceful: peaceful, serene, tranquil, quiet, soothing, gentle | restful, placid
+calm: calm, relaxing, chill, mellow, soft, relaxed mood | easygoing, laid back
+dreamy: dreamy, ethereal, floating, atmospheric, spacey | otherworldly, hazy
+romantic: romantic, tender, loving, warm, intimate | lovey-dovey, affectionate
+nostalgic: nostalgic, wistful, bittersweet, vintage, reflective | longing for old days, sentimental
+melancholic: melancholic, melancholy, sad, moody, gloomy | heavy-hearted, blue
+sad: sad, sorrowful, melancholic, emotional, mournful | tearful, heartbroken
+dark: dark, ominous, brooding, sinister, moody | menacing, shadowy
+mysterious: mysterious, eerie, suspenseful, strange, enigmatic | spooky, cryptic
+tense: tense, suspenseful, urgent, anxious, nervous | nail-biting, edgy
+""")
+
+TEMPOS = _parse("""
+slow: slow, slow tempo, relaxed tempo, slowly, laid-back tempo, downtempo | unhurried, leisurely
+medium: mid-tempo, medium tempo, moderate tempo, walking pace, moderate | neither fast nor slow, medium pace
+fast: fast, uptempo, up-tempo, quick, fast tempo, fast-paced | rapid, speedy
+""")
+
+# A word said of any instrument of the family.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "brass": ("brass", "horns"),
+    "woodwind": ("woodwinds", "wind instrument"),
+    "mallets": ("mallets", "mallet percussion"),
+    "guitar": ("guitar", "guitar", "guitars"),
+    "strings": ("string instruments", "strings"),
+    "synth": ("synth", "synthesizer", "synths"),
+    "organ": ("organ",),
+    "keys": ("keyboard", "keys"),
+    "bass": ("bass",),
+    "voice": ("voices",),
+    "plucked": ("plucked strings",),
+}
+
+INSTRUMENTS = _parse("""
+piano: piano, piano, grand piano, acoustic piano | pianist, pianoforte
+electric piano: electric piano, rhodes, e-piano, electric keys | fender rhodes, wurlitzer
+harpsichord: harpsichord, cembalo | baroque keyboard
+clavinet: clavinet, clav | funky clavi
+vibraphone: vibraphone, vibes | vibraharp
+music box: music box, musical box | wind-up music box
+glockenspiel: glockenspiel, bells | orchestral bells
+tubular bells: tubular bells, bells, chimes | church bells
+organ: organ, hammond organ, electric organ | hammond b3
+church organ: church organ, pipe organ | cathedral organ
+harmonica: harmonica, blues harp, mouth organ | mouth harp
+classical guitar: classical guitar, nylon guitar, spanish guitar, guitar, nylon-string guitar | flamenco guitar
+acoustic guitar: acoustic guitar, steel-string guitar, guitar, folk guitar | acoustic six-string
+jazz guitar: jazz guitar, guitar, hollow-body guitar | archtop guitar
+electric guitar: electric guitar, clean electric guitar, guitar, clean guitar | telecaster
+overdriven guitar: overdriven guitar, electric guitar, overdriven electric guitar, guitar | crunchy guitar
+distorted guitar: distorted guitar, electric guitar, distortion guitar, heavy guitar, guitar | fuzz guitar, shredding guitar
+double bass: double bass, upright bass, acoustic bass, bass | contrabass
+electric bass: electric bass, bass guitar, bass | bass player
+synth bass: synth bass, bass, electronic bass | bassline synth
+violin: violin | violinist
+cello: cello, violoncello | cellist
+harp: harp, concert harp | harpist
+pizzicato strings: pizzicato strings, pizzicato, plucked strings | strings played with fingers
+strings: strings, string section, string orchestra, orchestra strings, string ensemble | violins and cellos, symphonic strings
+synth strings: synth strings, string synth, string machine | solina strings
+choir: choir, vocal choir, choir aahs, voices | chorus of singers, chanting
+trumpet: trumpet | trumpeter
+muted trumpet: muted trumpet, trumpet with mute, trumpet | harmon mute trumpet
+french horn: french horn, horn | hunting horn
+brass section: brass section, brass, horn section, horns | trumpets and trombones
+synth brass: synth brass, brass synth | jump-style synth brass
+soprano saxophone: soprano saxophone, soprano sax, saxophone, sax | straight sax
+alto saxophone: alto saxophone, alto sax, saxophone, sax | saxophonist
+tenor saxophone: tenor saxophone, tenor sax, saxophone, sax | sax player
+flute: flute, concert flute | flautist, transverse flute
+tin whistle: tin whistle, penny whistle, whistle | irish whistle
+square synth: square synth, chip lead, synth lead, square wave, synth | beeping synth, pulse wave
+saw synth: saw synth, synth lead, sawtooth synth, lead synth, synth, synthesizer | supersaw, buzzing synth
+synth pad: synth pad, pad, warm pad, synth, soft synth | lush pads
+fiddle: fiddle, folk violin, violin | fiddler
+steel drums: steelpan, steel pan | calypso pan
+kalimba: kalimba, thumb piano | mbira
+bagpipes: bagpipes, bagpipe, pipes | highland pipes
+accordion: accordion, squeezebox | concertina
+""")
+
+DRUMS = Words(
+    (
+        "with drums",
+        "drums",
+        "drum beat",
+        "with a drum beat",
+        "with a beat",
+        "with percussion",
+        "drum groove",
+        "drum kit",
+    ),
+    ("and a drummer", "driven by a drum set", "with rhythmic drumming"),
+)
+NO_DRUMS = Words(
+    (
+        "no drums",
+        "without drums",
+        "drumless",
+        "no drum beat",
+        "no percussion",
+        "without percussion",
+        "without a drum kit",
+    ),
+    ("drum-free", "leave out the drums", "beatless"),
+)
+
+# Uses suit moods and energies: (word, moods it suits).
+USES: tuple[tuple[str, frozenset[str]], ...] = (
+    ("to study to", frozenset({"calm", "peaceful", "dreamy", "nostalgic", "melancholic"})),
+    ("to relax to", frozenset({"calm", "peaceful", "dreamy", "romantic"})),
+    ("for sleep", frozenset({"calm", "peaceful", "dreamy"})),
+    ("for meditation", frozenset({"calm", "peaceful", "dreamy"})),
+    ("for a video game", frozenset({"playful", "epic", "tense", "energetic", "mysterious", "happy", "dark"})),
+    ("for a film scene", frozenset({"epic", "sad", "tense", "mysterious", "romantic", "dark", "uplifting"})),
+    ("for a horror game", frozenset({"dark", "mysterious"})),
+    ("for a party", frozenset({"happy", "groovy", "energetic"})),
+    ("to dance to", frozenset({"groovy", "energetic", "happy"})),
+    ("for a workout", frozenset({"energetic"})),
+    ("for a wedding", frozenset({"romantic"})),
+    ("for a commercial", frozenset({"happy", "uplifting", "playful", "groovy"})),
+    ("background music", frozenset({"calm", "peaceful", "happy", "romantic", "nostalgic", "groovy"})),
+    ("for a podcast", frozenset({"calm", "groovy", "uplifting", "nostalgic"})),
+)
+HELD_OUT_USES = ("to read a book to", "for my travel vlog", "for a coffee shop")
+
+
+def instrument(name: str) -> Words:
+    return INSTRUMENTS.get(name, Words((name,), ()))
