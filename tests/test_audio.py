@@ -1,0 +1,89 @@
+"""Clips become files: loudness, format, metadata, and nothing half written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from studio.audio import files
+from studio.audio.files import collect_orphans, read_recipe, write_track
+from studio.audio.loudness import PEAK_MAX, TARGET_LUFS, integrated, normalise
+from studio.clip import Clip
+from studio.errors import DiskFull
+from studio.schemas import GenerationRequest
+
+RATE = 32_000
+ENGINE = {"precision": "fp32"}
+
+
+def noise(seconds: float = 2.0, level: float = 0.05, channels: int = 1) -> Clip:
+    samples = np.random.default_rng(0).normal(0, level, (channels, round(seconds * RATE)))
+    return Clip(samples.astype(np.float32), RATE)
+
+
+def request(prompt: str = "sad piano") -> GenerationRequest:
+    return GenerationRequest(prompt=prompt, seed=7, model="musicgen-mini")
+
+
+@pytest.mark.parametrize("level", [0.001, 0.05, 0.3])
+def test_quiet_and_loud_clips_come_out_alike(level: float) -> None:
+    assert integrated(normalise(noise(level=level))) == pytest.approx(TARGET_LUFS, abs=0.5)
+
+
+def test_peaks_are_never_clipped() -> None:
+    clip = noise(level=0.001)
+    clip.samples[0, 1000] = 1.0
+    assert np.abs(normalise(clip).samples).max() <= PEAK_MAX + 1e-6
+
+
+def test_silence_stays_silent() -> None:
+    silence = Clip(np.zeros((1, RATE), np.float32), RATE)
+    assert not normalise(silence).samples.any()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_track_holds_the_clip_and_says_what_it_is(tmp_path: Path, channels: int) -> None:
+    path = tmp_path / "audio" / "a.wav"
+    info = write_track(path, noise(1.5, channels=channels), request(), ENGINE)
+    saved = soundfile.info(path)
+    assert (saved.samplerate, saved.channels, saved.frames) == (RATE, channels, round(1.5 * RATE))
+    assert (info.sample_rate, info.channels, info.duration, info.format) == (RATE, channels, 1.5, "wav")
+    assert info.file_size_bytes == path.stat().st_size
+
+
+def test_the_recipe_survives_any_prompt(tmp_path: Path) -> None:
+    prompt = 'ünïcödé "quotes" \n <b>🎹</b> ' + "x" * 400
+    write_track(tmp_path / "a.wav", noise(), request(prompt), ENGINE)
+    recipe = read_recipe(tmp_path / "a.wav")
+    assert recipe == {**request(prompt).model_dump(), **ENGINE}
+    assert soundfile.SoundFile(tmp_path / "a.wav").title == prompt.strip()
+
+
+def test_the_same_clip_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        write_track(tmp_path / name, noise(), request(), ENGINE)
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+
+
+def test_a_full_disk_is_said_in_words_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "_fsync", full)
+    with pytest.raises(DiskFull, match="disk is full"):
+        write_track(tmp_path / "a.wav", noise(), request(), ENGINE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_old_files_that_no_job_knows_are_collected(tmp_path: Path) -> None:
+    for name in ("known.wav", "orphan.wav", "young.wav", ".half.wav.part"):
+        (tmp_path / name).write_bytes(b"")
+        if name != "young.wav":
+            os.utime(tmp_path / name, (0, 0))
+    assert sorted(collect_orphans(tmp_path, {"known.wav"})) == [".half.wav.part", "orphan.wav"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["known.wav", "young.wav"]
