@@ -32,7 +32,7 @@ class ModelInfo:
     title: str
     what: str
     licence: str
-    size: int  # bytes to download, about
+    download_bytes: int  # about; 0 when nothing is downloaded
     parameters: int  # of the decoder, about
     channels: int
     repository: str | None = None  # on the hub
@@ -61,7 +61,7 @@ def resolve(name: str, settings: Settings) -> ModelInfo:
         )
     return ModelInfo(
         name=name, title=folder.name, what="A fine-tune on this machine.", licence="its owner's",
-        size=0, parameters=0, channels=0, folder=folder.resolve(),
+        download_bytes=0, parameters=0, channels=0, folder=folder.resolve(),
     )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def _unknown(name: str, settings: Settings) -> str:
 
 def _meta(name: str, title: str, what: str, megabytes: int, parameters: float, channels: int = 1) -> ModelInfo:
     return ModelInfo(
-        name=name, title=title, what=what, licence=CC_BY_NC, size=(megabytes + _T5_MB + _ENCODEC_MB) * 10**6,
+        name=name, title=title, what=what, licence=CC_BY_NC, download_bytes=(megabytes + _T5_MB + _ENCODEC_MB) * 10**6,
         parameters=round(parameters * 1e6), channels=channels, repository=f"facebook/{name}",
     )  # fmt: skip
 
@@ -117,7 +117,7 @@ _STYLE = "Made for an excerpt's style too; here it follows the prompt."
 _MODELS = (
     ModelInfo(
         name="musicgen-mini", title="MusicGen mini", what="Comes with the studio: instant on a CPU, needs no network.",
-        licence=CC0, size=0, parameters=10_000_000, channels=1, folder=BUNDLED,
+        licence=CC0, download_bytes=0, parameters=10_000_000, channels=1, folder=BUNDLED,
     ),
     _meta("musicgen-small", "MusicGen small", "The smallest of Meta's models.", 841, 420),
     _meta("musicgen-medium", "MusicGen medium", "The middle of Meta's models.", 3680, 1840),

@@ -1,0 +1,96 @@
+"""Codes become audio: audiocraft's EnCodec and the bundled model's codec behind one interface. Knows no prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from studio.engine.spectral_codec import SpectralCodec
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+class EnCodec:
+    """An audiocraft compression model as a `Codec`; codes go in, and nothing is encoded."""
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        """`model`: an audiocraft.models.encodec.CompressionModel, stereo ones included."""
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._device = device
+
+    @property
+    def sample_rate(self) -> int:
+        return int(self._model.sample_rate)
+
+    @property
+    def channels(self) -> int:
+        return int(self._model.channels)
+
+    @property
+    def frame_rate(self) -> float:
+        return float(self._model.frame_rate)
+
+    @property
+    def codebooks(self) -> int:
+        return int(self._model.num_codebooks)
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes [B, K, F] to audio [B, C, T]."""
+        assert codes.ndim == 3, codes.shape
+        assert codes.shape[1] == self.codebooks, codes.shape
+        audio: Tensor = self._model.decode(codes.to(self._device), None)
+        return audio.float()
+
+
+class MiniCodec:
+    """The bundled model's codec as a `Codec`."""
+
+    def __init__(self, model: SpectralCodec, device: torch.device) -> None:
+        self._model = model.to(device)
+        self._device = device
+
+    @property
+    def sample_rate(self) -> int:
+        return self._model.config.sample_rate
+
+    @property
+    def channels(self) -> int:
+        return self._model.config.channels
+
+    @property
+    def frame_rate(self) -> float:
+        return float(self._model.config.frame_rate)
+
+    @property
+    def codebooks(self) -> int:
+        return self._model.config.codebooks
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes [B, K, F] to audio [B, C, T]."""
+        return self._model.decode(codes.to(self._device))
+
+
+def exported_encodec(package: dict[str, Any], wrapping: DictConfig, device: torch.device) -> EnCodec:
+    """The codec of a `compression_state_dict.bin` that holds its own weights (audiocraft.models.loaders)."""
+    from audiocraft.models import builders
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.create(package["xp.cfg"])
+    config.device = "cpu"
+    model = builders.get_compression_model(config)
+    model.load_state_dict(package["best_state"])
+    return EnCodec(builders.get_wrapped_compression_model(model, wrapping), device)
+
+
+def pretrained_encodec(folder: str, wrapping: DictConfig, device: torch.device) -> EnCodec:
+    """The codec of a `compression_state_dict.bin` that names an EnCodec on the hub, which lies in `folder`."""
+    from audiocraft.models import builders
+    from audiocraft.models.encodec import HFEncodecCompressionModel
+    from transformers import EncodecModel
+
+    model = HFEncodecCompressionModel(EncodecModel.from_pretrained(folder))
+    return EnCodec(builders.get_wrapped_compression_model(model, wrapping), device)
