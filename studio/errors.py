@@ -74,6 +74,12 @@ class DownloadError(StudioError):
     permanent = False
 
 
+class DatabaseUnavailable(StudioError):
+    """The database does not answer."""
+
+    permanent = False
+
+
 class DiskFull(StudioError):
     """The disk is full: free some space and try again."""
 
