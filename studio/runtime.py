@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -18,8 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-
-import psutil
 
 from studio import health
 from studio.audio.files import collect_orphans
@@ -48,8 +45,7 @@ from studio.settings import Settings
 from studio.store.db import Database
 from studio.store.queue import JobQueue
 from studio.store.tables import Job
-from studio.store.tables import Worker as WorkerRow
-from studio.worker import Worker
+from studio.worker import Worker, recover
 
 logger = logging.getLogger(__name__)
 
@@ -88,14 +84,7 @@ class Studio:
         """Bring the database up to date, look after what an earlier run left, start the worker (if `work`)."""
         _make_writable(self.settings.data_dir)
         self._db.migrate()
-        recovered = self._queue.recover(
-            self.settings.interrupted_jobs,
-            self.settings.max_retries,
-            self.settings.retry_delay_seconds,
-            _process_lives,
-        )
-        for job_id in recovered.interrupted:
-            logger.warning("Job interrupted: its worker died: %s", job_id, extra={"job_id": job_id})
+        recovered = recover(self._queue, self.settings)
         collect_orphans(self.settings.audio_dir, self._queue.filenames())
         if work:
             self._worker.start()
@@ -275,16 +264,6 @@ def _make_writable(data_dir: Path) -> None:
         raise ConfigurationError(
             f"DGX_MUSIC_DATA_DIR: cannot write to {data_dir.resolve()} ({error.strerror})."
         ) from error
-
-
-def _process_lives(worker: WorkerRow) -> bool:
-    """Whether a worker's process may still run: on this host that is known, of another only its lease tells."""
-    if worker.host != socket.gethostname():
-        return True
-    try:
-        return abs(psutil.Process(worker.pid).create_time() - worker.process_started_at) < 1.0
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _track_info(job: Job) -> TrackInfo | None:

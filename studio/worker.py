@@ -25,7 +25,7 @@ from studio.engine.base import Engine, EngineLoader, Event, Failed, Finished, Pr
 from studio.errors import LeaseLost, StudioError
 from studio.schemas import Step, utcnow
 from studio.settings import Settings
-from studio.store.queue import Claim, JobQueue, Track
+from studio.store.queue import Claim, JobQueue, Recovered, Track
 from studio.store.tables import Worker as WorkerRow
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,16 @@ ERROR_PAUSE_S = 1.0  # the loop failed itself (the database is gone, say): breat
 
 # A job's progress, 0..1, is shared out over its steps.
 LOADED, DECODED = 0.05, 0.95
+
+
+def recover(queue: JobQueue, settings: Settings) -> Recovered:
+    """Look after jobs whose worker died: as `INTERRUPTED_JOBS` says, they fail or are tried again."""
+    recovered = queue.recover(
+        settings.interrupted_jobs, settings.max_retries, settings.retry_delay_seconds, _process_lives
+    )
+    for job_id in recovered.interrupted:
+        logger.warning("Job interrupted, its worker died: %s", job_id, extra={"job_id": job_id})
+    return recovered
 
 
 @dataclass
@@ -331,6 +341,7 @@ class Worker:
             try:
                 self._beat()
                 self._renew()
+                recover(self._queue, self._settings)
             except Exception:
                 logger.exception("The heartbeat failed; it goes on")
             self._threads[0].join(interval_s)
@@ -356,6 +367,16 @@ class Worker:
         for claim in claims:
             if claim.token not in held:
                 self.drop(claim.job_id)
+
+
+def _process_lives(worker: WorkerRow) -> bool:
+    """Whether a worker's process may still run: on this host that is known, of another only its lease tells."""
+    if worker.host != socket.gethostname():
+        return True
+    try:
+        return bool(abs(psutil.Process(worker.pid).create_time() - worker.process_started_at) < 1.0)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _sentence(error: Exception) -> str:
