@@ -8,6 +8,7 @@ training: held-out words, held-out sentences, or both.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -16,8 +17,10 @@ from studio.training import words
 from studio.training.compose import INSTRUMENTS, Description, compose
 from studio.training.words import Words
 
+FAMILY_SHARE = 0.1
 EVALUATION_FIRST_SEED = 2_000_000_000  # beyond the training and the held-out pieces
-FEW = 0.4
+_REPEATED = re.compile(r"\b([a-z]+) \1\b")  # "pop tune tune"
+HELD_OUT_WORDS = 0.6  # of an evaluation prompt's words; its sentence is always a held-out one
 
 
 def captions(description: Description, rng: Random, n: int = 6) -> list[str]:
@@ -32,7 +35,7 @@ def caption(description: Description, rng: Random) -> str:
     """One caption: a word, a pair, tags, a phrase or a sentence."""
     styles: tuple[Callable[[Phrases], str], ...] = (_word, _pair, _tags, _phrase, _sentence)
     style = rng.choices(styles, (1, 3, 3, 4, 3))[0]
-    text = style(Phrases(description, rng))
+    text = _REPEATED.sub(r"\1", style(Phrases(description, rng)))
     return text[:1].upper() + text[1:] if rng.random() < 0.12 else text
 
 
@@ -45,7 +48,8 @@ class Phrases:
         self.held_out = held_out
 
     def say(self, ways: Words) -> str:
-        return self.rng.choice((ways.held_out if self.held_out else ()) or ways.training)
+        unseen = self.held_out and ways.held_out and self.rng.random() < HELD_OUT_WORDS
+        return self.rng.choice(ways.held_out if unseen else ways.training)
 
     def genre(self) -> str:
         return self.say(words.GENRES[self.of.genre])
@@ -68,9 +72,12 @@ class Phrases:
         return f"{self.of.metre} time"
 
     def instrument(self, name: str) -> str:
-        if not self.held_out and self.rng.random() < 0.1:
+        ways = words.instrument(name)
+        if self.held_out:  # "guitar" names four instruments: an evaluation must say which
+            return self.say(Words((name,), ways.held_out))
+        if self.rng.random() < FAMILY_SHARE:
             return self.rng.choice(words.FAMILIES[INSTRUMENTS[name].family])
-        return self.say(words.instrument(name))
+        return self.say(ways)
 
     def lead(self) -> str:
         return self.instrument(self.of.lead) if self.of.instruments else "drums"
@@ -91,6 +98,24 @@ class Phrases:
     def solo(self) -> str:
         lead = self.lead()
         return self.rng.choice((f"solo {lead}", f"{lead} solo", f"just {lead}", f"only {lead}", f"{lead} alone"))
+
+    def energy(self) -> str:
+        return words.ENERGY[self.of.energy]
+
+    def texture(self) -> str:
+        """A word for the whole ensemble, if one fits."""
+        names = set(self.of.instruments)
+        synths = all(INSTRUMENTS[name].family == "synth" or name == "synth bass" for name in names)
+        if not names:
+            return self.rng.choice(words.DRUMS_ONLY)
+        if synths:
+            return self.rng.choice(words.ELECTRONIC)
+        if names & {"strings", "brass section", "french horn"} and self.of.genre in ("cinematic", "classical", "waltz"):
+            return self.rng.choice(words.ORCHESTRAL)
+        if len(names) == 2 and not self.of.has_drums:
+            return self.rng.choice(words.DUOS)
+        electric = names & words.ELECTRIC_NAMES or any(INSTRUMENTS[name].family == "synth" for name in names)
+        return "" if electric or self.of.has_drums else self.rng.choice(words.ACOUSTIC)
 
     def use(self) -> str:
         uses = [use for use, moods in words.USES if self.of.mood in moods]
@@ -116,6 +141,7 @@ def _pair(p: Phrases) -> str:
             lambda: f"{p.genre()} {p.lead()}",
             lambda: f"{p.genre()} {p.drums()}" if p.of.has_drums else f"{p.genre()}, {p.drums()}",
             lambda: f"{p.lead()}, {p.drums()}",
+            lambda: f"{p.texture()} {p.genre()}".strip(),
         )
     )()
 
@@ -123,10 +149,10 @@ def _pair(p: Phrases) -> str:
 def _tags(p: Phrases) -> str:
     """Two to six of what is true, in any order, with commas."""
     said = [p.genre(), p.lead()]
-    optional = [p.mood, p.tempo, p.other, p.drums, p.bpm, p.key, p.use, p.metre]
-    weights = (0.6, 0.55, 0.5, 0.5, 0.3, 0.15, 0.2, 0.08)
+    optional = (p.mood, p.tempo, p.other, p.drums, p.bpm, p.key, p.use, p.metre, p.texture, p.energy)
+    weights = (0.6, 0.55, 0.5, 0.5, 0.3, 0.15, 0.2, 0.08, 0.25, 0.1)
     said += [say() for say, weight in zip(optional, weights, strict=True) if p.rng.random() < weight]
-    if p.of.is_solo and p.rng.random() < FEW:
+    if p.of.is_solo and p.rng.random() < 0.4:
         said[1] = p.solo()
     if p.rng.random() < 0.2:
         said.pop(p.rng.randrange(2))
@@ -144,15 +170,12 @@ def _phrase(p: Phrases) -> str:
         if other and p.rng.random() < 0.5:
             text += f" and {other}"
     if p.rng.random() < 0.4:
-        text += f"{'' if _leads_on(p.of) else ','} {p.drums()}"
+        drums = p.drums()
+        text += f" {drums}" if drums.startswith("with") else f", {drums}"
     if p.rng.random() < 0.25:
         text += f", {p.bpm()}"
     use = p.use()
     return f"{text} {use}" if use and p.rng.random() < 0.25 else text
-
-
-def _leads_on(description: Description) -> bool:
-    return not description.has_drums and len(description.instruments) > 2
 
 
 def _sentence(p: Phrases) -> str:

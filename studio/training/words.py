@@ -1,7 +1,6 @@
 """The vocabulary of captions: many words for each thing, and those kept out of training for evaluation.
 
-Each line of a table is `thing: training words | held-out words`; the thing itself is the first training word
-unless the list starts with one of its own.
+Each line of a table is `thing: training words | held-out words`, continued on indented lines.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ def _split(text: str) -> tuple[str, ...]:
 
 def _parse(table: str) -> dict[str, Words]:
     words = {}
-    for line in table.strip().splitlines():
+    for line in table.strip().replace("\n  ", " ").splitlines():
         thing, _, rest = line.partition(": ")
         training, _, held_out = rest.partition("|")
         words[thing] = Words(_split(training), _split(held_out))
@@ -31,33 +30,39 @@ def _parse(table: str) -> dict[str, Words]:
 
 
 GENRES = _parse("""
-lo-fi hip hop: lo-fi hip hop, lofi hip hop, lofi, lo-fi, chillhop, lo-fi beats, lofi beat | chilled hip hop, low fidelity hip hop
-ambient: ambient, ambient music, ambient soundscape, drone, atmospheric music | background textures, floating soundscape
-house: house, house music, deep house, dance music, club music, EDM | dance floor music, electronic dance tune
+lo-fi hip hop: lo-fi hip hop, lofi hip hop, lofi, lo-fi, chillhop, lo-fi hip hop beat, lofi beat
+  | chilled hip hop, low fidelity hip hop
+ambient: ambient, ambient music, ambient soundscape, drone, atmospheric music
+  | background textures, floating soundscape
+house: house, house music, deep house, dance music, club music, EDM
+  | dance floor music, electronic dance tune
 techno: techno, techno music, electronic music, minimal techno, rave | underground techno, warehouse rave
-rock: rock, rock music, rock song, classic rock, guitar rock, rock and roll | garage rock, rock anthem
-metal: metal, heavy metal, metal song, thrash metal, hard rock | headbanging metal, crushing metal
+rock: rock, rock music, rock song, rock and roll, rock band | garage rock, rock anthem
+metal: metal, heavy metal, metal song, metal music, hard rock | headbanging metal, crushing metal
 punk: punk, punk rock, pop punk, punk song | three-chord punk
-jazz: jazz, jazz music, swing jazz, swing, jazz combo, bebop | smoky jazz, jazz standard
+jazz: jazz, jazz music, swing jazz, swing, jazz tune | smoky jazz, jazz standard
 bossa nova: bossa nova, bossa, brazilian jazz, brazilian music | samba jazz
-blues: blues, the blues, blues song, twelve-bar blues, electric blues | delta blues, bluesy tune
+blues: blues, the blues, blues song, blues jam, blues music | delta blues, juke joint blues
 funk: funk, funk music, funky groove, funky music | get-down funk
 reggae: reggae, reggae music, roots reggae, dub, jamaican music | caribbean reggae
-classical: classical, classical music, chamber music, baroque, sonata | recital music, classical masterpiece
-cinematic: cinematic, cinematic music, film score, film music, movie soundtrack, orchestral, soundtrack, trailer music | motion picture score, movie theme
-folk: folk, folk music, folk song, acoustic folk, acoustic music | campfire folk, americana
+classical: classical, classical music, classical piece, chamber music | recital music, classical masterpiece
+cinematic: cinematic, cinematic music, film score, film music, movie soundtrack, soundtrack, trailer music
+  | motion picture score, movie theme
+folk: folk, folk music, folk song, folk tune | campfire folk, americana
 country: country, country music, country song, bluegrass | nashville country, honky-tonk
 trap: trap, trap beat, hip hop, rap beat, trap music | 808 trap, hip-hop instrumental
-synthwave: synthwave, retrowave, 80s synth music, synthpop, eighties electronic music | outrun, neon eighties synths
-pop: pop, pop music, pop song, pop tune, pop ballad | chart pop, radio hit
+synthwave: synthwave, retrowave, 80s synth music, synthpop, eighties electronic music
+  | outrun, neon eighties synths
+pop: pop, pop music, pop song, pop tune | chart pop, radio hit
 disco: disco, disco music, 70s disco, funky disco | nu-disco, seventies dance floor
 drum and bass: drum and bass, drum & bass, dnb, jungle | d&b, liquid drum and bass
-chiptune: chiptune, 8-bit music, 8-bit, video game music, retro game music, chip music | game boy tune, 16-bit arcade tune
-waltz: waltz, waltz music, viennese waltz, a dance in three | ballroom waltz
+chiptune: chiptune, 8-bit music, 8-bit, video game music, retro game music, chip music
+  | game boy tune, 16-bit arcade tune
+waltz: waltz, waltz music, waltz dance, a dance in three | ballroom waltz
 latin: latin, latin music, salsa, mambo, cuban music | latin dance, havana night
-celtic: celtic, celtic music, irish music, irish folk, jig, scottish music | gaelic tune, irish pub session
+celtic: celtic, celtic music, irish music, irish folk, scottish music | gaelic tune, irish pub session
 lullaby: lullaby, cradle song, music for a baby, children's lullaby | bedtime song, baby sleep music
-march: march, marching band, military march, parade music | brass band parade
+march: march, military march, parade music, marching music | parade ground march
 ragtime: ragtime, ragtime music, rag, saloon music | scott joplin style
 """)
 
@@ -69,7 +74,7 @@ groovy: groovy, funky, laid-back groove, catchy, danceable | toe-tapping
 energetic: energetic, powerful, driving, intense, high-energy, exciting | vigorous, adrenaline
 epic: epic, heroic, grand, majestic, powerful, dramatic | larger than life, triumphant
 peaceful: peaceful, serene, tranquil, quiet, soothing, gentle | restful, placid
-calm: calm, relaxing, chill, mellow, soft, relaxed mood | easygoing, laid back
+calm: calm, relaxing, chill, mellow, soft, relaxed | easygoing, laid back
 dreamy: dreamy, ethereal, floating, atmospheric, spacey | otherworldly, hazy
 romantic: romantic, tender, loving, warm, intimate | lovey-dovey, affectionate
 nostalgic: nostalgic, wistful, bittersweet, vintage, reflective | longing for old days, sentimental
@@ -81,8 +86,8 @@ tense: tense, suspenseful, urgent, anxious, nervous | nail-biting, edgy
 """)
 
 TEMPOS = _parse("""
-slow: slow, slow tempo, relaxed tempo, slowly, laid-back tempo, downtempo | unhurried, leisurely
-medium: mid-tempo, medium tempo, moderate tempo, walking pace, moderate | neither fast nor slow, medium pace
+slow: slow, slow tempo, relaxed tempo, laid-back tempo, downtempo | unhurried, leisurely
+medium: mid-tempo, medium tempo, moderate tempo, moderate | neither fast nor slow, medium pace
 fast: fast, uptempo, up-tempo, quick, fast tempo, fast-paced | rapid, speedy
 """)
 
@@ -92,11 +97,12 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "woodwind": ("woodwinds", "wind instrument"),
     "mallets": ("mallets", "mallet percussion"),
     "guitar": ("guitar", "guitar", "guitars"),
-    "strings": ("string instruments", "strings"),
+    "strings": ("string instrument", "strings"),
     "synth": ("synth", "synthesizer", "synths"),
     "organ": ("organ",),
     "keys": ("keyboard", "keys"),
     "bass": ("bass",),
+    "accordion": ("accordion", "squeezebox"),
     "voice": ("voices",),
     "plucked": ("plucked strings",),
 }
@@ -113,12 +119,14 @@ tubular bells: tubular bells, bells, chimes | church bells
 organ: organ, hammond organ, electric organ | hammond b3
 church organ: church organ, pipe organ | cathedral organ
 harmonica: harmonica, blues harp, mouth organ | mouth harp
-classical guitar: classical guitar, nylon guitar, spanish guitar, guitar, nylon-string guitar | flamenco guitar
+classical guitar: classical guitar, nylon guitar, spanish guitar, guitar, nylon-string guitar
+  | flamenco guitar
 acoustic guitar: acoustic guitar, steel-string guitar, guitar, folk guitar | acoustic six-string
 jazz guitar: jazz guitar, guitar, hollow-body guitar | archtop guitar
 electric guitar: electric guitar, clean electric guitar, guitar, clean guitar | telecaster
 overdriven guitar: overdriven guitar, electric guitar, overdriven electric guitar, guitar | crunchy guitar
-distorted guitar: distorted guitar, electric guitar, distortion guitar, heavy guitar, guitar | fuzz guitar, shredding guitar
+distorted guitar: distorted guitar, electric guitar, distortion guitar, heavy guitar, guitar
+  | fuzz guitar, shredding guitar
 double bass: double bass, upright bass, acoustic bass, bass | contrabass
 electric bass: electric bass, bass guitar, bass | bass player
 synth bass: synth bass, bass, electronic bass | bassline synth
@@ -126,7 +134,8 @@ violin: violin | violinist
 cello: cello, violoncello | cellist
 harp: harp, concert harp | harpist
 pizzicato strings: pizzicato strings, pizzicato, plucked strings | strings played with fingers
-strings: strings, string section, string orchestra, orchestra strings, string ensemble | violins and cellos, symphonic strings
+strings: strings, string section, string orchestra, orchestra strings, string ensemble
+  | violins and cellos, symphonic strings
 synth strings: synth strings, string synth, string machine | solina strings
 choir: choir, vocal choir, choir aahs, voices | chorus of singers, chanting
 trumpet: trumpet | trumpeter
@@ -173,6 +182,21 @@ NO_DRUMS = Words(
         "without a drum kit",
     ),
     ("drum-free", "leave out the drums", "beatless"),
+)
+
+ENERGY = {"low": "low energy", "medium": "balanced energy", "high": "high energy"}
+
+# Textures that the instruments decide.
+ORCHESTRAL = ("orchestral", "orchestra", "symphonic")
+ACOUSTIC = ("acoustic", "unplugged", "acoustic instruments")
+ELECTRONIC = ("electronic", "synthetic", "all synths")
+DUOS = ("duet", "duo")
+DRUMS_ONLY = ("drum solo", "only drums", "just drums", "drums only", "solo drums")
+ELECTRIC_NAMES = frozenset(
+    _split(
+        "electric piano, clavinet, organ, rock organ, jazz guitar, electric guitar, muted guitar,"
+        "overdriven guitar, distorted guitar, electric bass, fretless bass, slap bass, synth bass"
+    )
 )
 
 # Uses suit moods and energies: (word, moods it suits).

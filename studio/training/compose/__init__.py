@@ -12,7 +12,7 @@ from random import Random
 
 from studio.training.compose.form import Bar, lay_out
 from studio.training.compose.instruments import INSTRUMENTS, KITS
-from studio.training.compose.parts import Event, bass, comp, drums, lead, pad
+from studio.training.compose.parts import Event, bass, comp, counter, drums, lead, pad
 from studio.training.compose.piece import Description, Note, Piece, Track, tempo_class
 from studio.training.compose.plan import Plan, energy_name, make_plan
 
@@ -22,11 +22,11 @@ PIECE_S = 30.0
 RELEASE_S = 0.25  # before the end of the piece all keys are up
 
 PARTS: dict[str, Callable[[Plan, Sequence[Bar], Random], list[Event]]] = {
-    "lead": lead, "comp": comp, "bass": bass, "pad": pad, "drums": drums,
+    "lead": lead, "comp": comp, "bass": bass, "pad": pad, "counter": counter, "drums": drums,
 }  # fmt: skip
-LEVELS_DB = {"lead": 0.0, "comp": -5.0, "bass": -3.0, "pad": -9.0, "drums": -1.0}
-PANS = {"lead": 0.0, "comp": -0.3, "bass": 0.0, "pad": 0.35, "drums": 0.0}
-REVERBS = {"lead": 1.0, "comp": 0.8, "bass": 0.15, "pad": 1.0, "drums": 0.4}
+LEVELS_DB = {"lead": 0.0, "comp": -5.0, "bass": -4.5, "pad": -9.0, "counter": -6.0, "drums": -1.0}
+PANS = {"lead": 0.0, "comp": -0.3, "bass": 0.0, "pad": 0.35, "counter": 0.25, "drums": 0.0}
+REVERBS = {"lead": 1.0, "comp": 0.8, "bass": 0.15, "pad": 1.0, "counter": 1.0, "drums": 0.4}
 
 
 def compose(seed: int, seconds: float = PIECE_S) -> Piece:
@@ -40,7 +40,7 @@ def compose(seed: int, seconds: float = PIECE_S) -> Piece:
 
 
 def _describe(plan: Plan) -> Description:
-    order = [plan.cast[role].name for role in ("lead", "comp", "pad", "bass") if role in plan.cast]
+    order = [plan.cast[role].name for role in ("lead", "comp", "counter", "pad", "bass") if role in plan.cast]
     return Description(
         genre=plan.genre.name,
         mood=plan.mood,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from studio.training.compose.plan import Plan
@@ -39,6 +39,8 @@ def lay_out(plan: Plan, seconds: float, rng: Random) -> list[Bar]:
         at = len(bars) - intro
         label = labels[(at // phrase) % len(labels)]
         bars.append(_bar(plan, len(bars), label, at, phrase, chords[label[0]], last=len(bars) == count - 1))
+    if len(bars) > 1:
+        bars[-1] = replace(bars[-1], chord=_dominant(plan))
     home = chord("1D" if plan.genre.name == "blues" else "1", plan.scale, plan.genre.sevenths)
     return [*bars, Bar(count, "end", 0, 1, home, False, _everyone(plan))]
 
@@ -54,6 +56,13 @@ def _progression(plan: Plan, rng: Random) -> list[Chord]:
     return [chord(token, plan.scale, plan.genre.sevenths) for token in tokens]
 
 
+def _dominant(plan: Plan) -> Chord:
+    """What leads home: the fifth degree, or in minor the seventh where the genre does not sharpen it."""
+    sharpened = any("5M" in tokens for tokens in plan.genre.minor_progressions)
+    token = "5" if plan.scale.mode in BRIGHT_MODES else "5M" if sharpened else "7"
+    return chord("5D" if plan.genre.name == "blues" else token, plan.scale, plan.genre.sevenths)
+
+
 def _intro_bars(plan: Plan, rng: Random) -> int:
     longest = min(2, int(LONGEST_INTRO_S / plan.bar_s))
     return rng.choice((0, longest)) if len(plan.cast) > 1 else 0
@@ -67,6 +76,6 @@ def _intro_bar(plan: Plan, index: int, chords: list[Chord], rng: Random) -> Bar:
 def _bar(plan: Plan, index: int, label: str, at: int, phrase: int, chords: list[Chord], last: bool) -> Bar:
     roles = _everyone(plan)
     if label == "A" and at < phrase and len(roles) > 3:
-        roles -= {"pad"}
+        roles -= {"pad", "counter"}
     ends = at % phrase == phrase - 1
     return Bar(index, label, at % phrase, phrase, chords[at % len(chords)], ends or last, roles)

@@ -41,7 +41,7 @@ dulcimer: 15, mallets, 55, 84, p, 1
 organ: 16, organ, 48, 82, sp, 2.5
 rock organ: 18, organ, 48, 82, sp, 1
 church organ: 19, organ, 48, 82, sp, 1.5
-accordion: 21, organ, 53, 86, sp, 2
+accordion: 21, accordion, 53, 86, sp, 2
 harmonica: 22, woodwind, 60, 86, s, 2
 classical guitar: 24, guitar, 43, 79, p, 3
 acoustic guitar: 25, guitar, 43, 79, p, 3.5
@@ -58,8 +58,8 @@ synth bass: 38, bass, 28, 55, s, 0.5
 violin: 40, strings, 57, 90, s, 4
 viola: 41, strings, 50, 80, s, 1
 cello: 42, strings, 40, 70, s, 3
-pizzicato strings: 45, strings, 48, 84, p, 1.5
-harp: 46, strings, 48, 88, p, 2.5
+pizzicato strings: 45, plucked, 48, 84, p, 1.5
+harp: 46, plucked, 48, 88, p, 2.5
 timpani: 47, percussion, 40, 55, p, 0
 strings: 48, strings, 48, 86, sp, 3
 synth strings: 50, synth, 48, 84, sp, 0.8

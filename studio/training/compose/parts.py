@@ -15,6 +15,7 @@ from studio.training.compose.patterns import (
     CHORDS_OF_TWELVE,
     DRUM_KEYS,
     LEADS,
+    SOLO,
     hits,
     tile,
 )
@@ -86,7 +87,7 @@ def comp(plan: Plan, bars: Sequence[Bar], rng: Random) -> list[Event]:
     """The accompaniment; a soloist's lies an octave under the melody."""
     instrument = plan.cast["comp"]
     solo = plan.cast["lead"] is instrument
-    choices = _solo_patterns(plan) if solo else _comp_patterns(plan)
+    choices = SOLO[plan.metre] if solo else _comp_patterns(plan)
     first, second = rng.choice(choices), rng.choice(choices)
     centre = max(instrument.low + 7.0, min(60.0, instrument.centre) - (8 if solo else 0))
     events: list[Event] = []
@@ -104,13 +105,6 @@ def _comp_patterns(plan: Plan) -> Sequence[str]:
     if plan.metre != "4/4":
         return CHORDS_OF_TWELVE[plan.metre]
     return [CHORDS[name] for name in plan.genre.comp_patterns]
-
-
-def _solo_patterns(plan: Plan) -> Sequence[str]:
-    """Those that carry a melody alone."""
-    if plan.metre != "4/4":
-        return CHORDS_OF_TWELVE[plan.metre]
-    return [CHORDS[name] for name in ("alberti", "arp wave", "half", "quarters", "travis")]
 
 
 def _tones(chord: Chord, instrument: Instrument, centre: float) -> list[int]:
@@ -131,8 +125,14 @@ def _chord_bar(plan: Plan, bar: Bar, pattern: str, tones: list[int]) -> Iterable
             for order, pitch in enumerate(tones):
                 yield Event(at + 0.04 * order, length, pitch, accent)
         else:
-            octave, tone = divmod(int(symbol), len(tones))
-            yield Event(at, length, tones[tone] + 12 * octave, accent)
+            yield Event(at, length, _tone(symbol, bar.chord, tones), accent)
+
+
+def _tone(symbol: str, chord: Chord, tones: list[int]) -> int:
+    if symbol == "r":
+        return nearest(chord.root, tones[0] - 9)
+    octave, tone = divmod(int(symbol), len(tones))
+    return tones[tone] + 12 * octave
 
 
 def pad(plan: Plan, bars: Sequence[Bar], rng: Random) -> list[Event]:
@@ -169,7 +169,8 @@ def lead(plan: Plan, bars: Sequence[Bar], rng: Random) -> list[Event]:
         if "lead" not in bar.roles:
             continue
         if bar.section == "end":
-            pitch = nearest(bar.chord.root, instrument.centre)
+            before = events[-1].pitch if events else instrument.centre
+            pitch = _fold(nearest(bar.chord.root, before), instrument)
             events.append(Event(bar.index * plan.bar_steps, plan.bar_steps, pitch, 4))
             continue
         label = bar.section[0]
@@ -220,7 +221,7 @@ def _vary(motif: Motif, rng: Random) -> Motif:
 
 
 def _melody_bar(plan: Plan, bar: Bar, motif: Motif, centre: float, instrument: Instrument) -> Iterable[Event]:
-    """Anchor the motif on the chord tone nearest the register's centre; strong beats and long notes take chord tones."""
+    """Anchor the motif on the chord tone nearest the centre; strong beats and long notes take chord tones."""
     anchor = min((nearest(tone, centre) for tone in bar.chord.pitch_classes[:3]), key=lambda p: abs(p - centre))
     index = plan.scale.nearest_index(anchor)
     for (step, length), offset in zip(motif.rhythm, motif.contour, strict=True):
@@ -240,6 +241,23 @@ def _fold(pitch: int, instrument: Instrument) -> int:
     return pitch
 
 
+def counter(plan: Plan, bars: Sequence[Bar], rng: Random) -> list[Event]:
+    """A second voice under the melody: one or two long chord tones a bar, moving as little as it can."""
+    instrument = plan.cast["counter"]
+    pitch = _fold(round(min(instrument.centre, plan.cast["lead"].centre - 5)), instrument)
+    halves = rng.choice((1, 2))
+    length = plan.bar_steps // halves
+    events: list[Event] = []
+    for bar in bars:
+        if "counter" not in bar.roles:
+            continue
+        for half in range(1 if bar.section == "end" else halves):
+            tones = bar.chord.pitch_classes[1:] if half == 0 else bar.chord.pitch_classes[:2]
+            pitch = _fold(min((nearest(tone, pitch) for tone in tones), key=lambda p: abs(p - pitch)), instrument)
+            events.append(Event(bar.index * plan.bar_steps + half * length, length, pitch, -4))
+    return events
+
+
 # --- drums ---
 
 _ACCENTS = {"X": 14, "x": 2, "o": -26}
@@ -248,6 +266,7 @@ _ACCENTS = {"X": 14, "x": 2, "o": -26}
 def drums(plan: Plan, bars: Sequence[Bar], rng: Random) -> list[Event]:
     """The groove, a crash where a section begins, a fill where it ends."""
     lanes = plan.drum_lanes
+    other = {"hat": "ride"} if rng.random() < 0.4 else {}  # what section B plays instead
     fill = rng.choice(("snare", "toms", "toms", "none"))
     crashes = plan.energy > 0 and "snare" in lanes
     events: list[Event] = []
@@ -256,7 +275,8 @@ def drums(plan: Plan, bars: Sequence[Bar], rng: Random) -> list[Event]:
             events += _last_hit(plan, bar, lanes)
             continue
         until = plan.bar_steps - plan.beat_steps if bar.fill and fill != "none" else plan.bar_steps
-        events += _groove_bar(plan, bar, lanes, until)
+        played = {other.get(lane, lane) if bar.section == "B" else lane: pattern for lane, pattern in lanes.items()}
+        events += _groove_bar(plan, bar, played, until)
         if until < plan.bar_steps:
             events += _fill(plan, bar, fill, until)
         if crashes and bar.place == 0 and bar.section != "intro":

@@ -1,6 +1,6 @@
 """Rhythms as strings, one character a sixteenth (16 a bar of 4/4, 12 of 3/4 and 6/8); short ones repeat.
 
-Chords: `x` the whole chord, a digit one of its tones, `-` holds, `.` rests.
+Chords: `x` the whole chord, a digit one of its tones, `r` the root an octave below, `-` holds, `.` rests.
 Bass: 1 root, 3 third, 5 fifth, 8 octave, 7 seventh below the octave, 6 sixth, `-` holds, `.` rests.
 Drums: lanes of `X` accent, `x` hit, `o` ghost.
 """
@@ -152,6 +152,13 @@ CHORDS: dict[str, str] = {
 CHORDS_OF_TWELVE = {
     "3/4": ("....x...x...", "x-----------", "0-1-2-3-2-1-", "0---1---2---", "0...x...x..."),
     "6/8": ("0-1-2-3-2-1-", "x-----x-----", "x---x-x---x-", "0-2-1-0-2-1-"),
+}
+
+# What one player's other hand does.
+SOLO: dict[str, tuple[str, ...]] = {
+    "4/4": ("r-1-2-1-", "r-2-1-2-", "r---x---", "r-1-2-3-2-1-2-1-", "r-------x-------", "r-x-"),
+    "3/4": ("r---x---x---", "r-1-2-3-2-1-", "r-----------"),
+    "6/8": ("r-1-2-3-2-1-", "r-2-1-r-2-1-", "r-----x-----"),
 }
 
 LEADS: dict[str, dict[str, tuple[str, ...]]] = {

@@ -13,6 +13,9 @@ from studio.training.compose.theory import BRIGHT_MODES, Scale
 
 ANY_LEAD_SHARE = 0.4  # of the leads are drawn from the whole orchestra, so that a model can tell genre from instrument
 DRUMS_ONLY_SHARE = 0.05
+ANY_COMP_SHARE = 0.15
+COUNTER_SHARE = 0.18
+DRUM_SHARE = 0.94  # of what the genres say: more music without drums teaches the difference
 SOLOISTS_SHARE = 0.3  # of the solos are any polyphonic instrument's, not one of the genre's
 
 # Steps are sixteenths; a beat of 6/8 is its dotted quarter.
@@ -109,13 +112,12 @@ def _cast(genre: Genre, rng: Random) -> tuple[dict[str, Instrument], bool]:
         return {}, True
     if shape > 1 - genre.solo_share:
         return _solo(genre, rng), False
-    return _band(genre, rng), bool(genre.drums) and rng.random() < genre.drum_share
+    return _band(genre, rng), bool(genre.drums) and rng.random() < genre.drum_share * DRUM_SHARE
 
 
 def _solo(genre: Genre, rng: Random) -> dict[str, Instrument]:
-    polyphonic = [i for i in INSTRUMENTS.values() if i.polyphonic and i.weight >= 1]
     own = [INSTRUMENTS[name] for name in genre.leads + genre.comps if INSTRUMENTS[name].polyphonic]
-    pick = _weighted(polyphonic, rng) if rng.random() < SOLOISTS_SHARE or not own else rng.choice(own)
+    pick = _weighted(_polyphonic(), rng) if rng.random() < SOLOISTS_SHARE or not own else rng.choice(own)
     return {"lead": pick, "comp": pick}
 
 
@@ -124,12 +126,19 @@ def _band(genre: Genre, rng: Random) -> dict[str, Instrument]:
     lead = _weighted(list(INSTRUMENTS.values()), rng) if anyone else _named(genre.leads, rng)
     cast = {"lead": lead}
     if rng.random() < 0.88:
-        cast["comp"] = _other(genre.comps, lead, rng)
+        anyone = rng.random() < ANY_COMP_SHARE
+        cast["comp"] = _weighted(_polyphonic(), rng) if anyone else _other(genre.comps, lead, rng)
     if rng.random() < 0.8 or len(cast) == 1:
         cast["bass"] = _other(genre.basses, lead, rng)
     if rng.random() < genre.pad_share:
         cast["pad"] = _other(genre.pads, lead, rng)
+    elif rng.random() < COUNTER_SHARE:
+        cast["counter"] = _other(genre.leads, lead, rng)
     return cast
+
+
+def _polyphonic() -> list[Instrument]:
+    return [instrument for instrument in INSTRUMENTS.values() if instrument.polyphonic and instrument.weight >= 1]
 
 
 def _weighted(instruments: list[Instrument], rng: Random) -> Instrument:
