@@ -31,10 +31,11 @@ from studio.engine.base import LoadProgress
 from studio.errors import ConfigurationError, DiskFull, DownloadError, ModelNotFound
 from studio.settings import ENV_PREFIX
 
-CHUNK = 1 << 20  # bytes between two reports of progress
+REPORT_EVERY = 1 << 19  # bytes
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)  # s
 SPARE = 64 << 20  # bytes that a download leaves free
 _Report = Callable[[int], None]  # bytes of the file that have arrived
+_REPOSITORY = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -48,6 +49,7 @@ def fetch(repository: str, files: Sequence[str], weights_dir: Path, on_progress:
         DownloadError: the hub cannot be reached, or broke off; what arrived is kept, and a second call goes on there.
         DiskFull: there is not enough room; checked before.
     """
+    _check_name(repository)
     folder = weights_dir / repository
     if _complete(folder, files):
         return folder
@@ -74,6 +76,12 @@ class RemoteFile:
     @property
     def sha256(self) -> str | None:
         return self.tag if _SHA256.fullmatch(self.tag) else None
+
+
+def _check_name(repository: str) -> None:
+    """A name from a checkpoint's configuration becomes a path: nothing but `name` or `owner/name` may."""
+    if not _REPOSITORY.fullmatch(repository):
+        raise ModelNotFound(f"{repository!r} is not the name of a repository on the hub.")
 
 
 def _complete(folder: Path, files: Sequence[str]) -> bool:
@@ -138,9 +146,11 @@ def _continue(file: RemoteFile, part: Path, report: _Report) -> None:
         hf_raise_for_status(response)
         resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
         with part.open("ab" if resumed else "wb") as out:  # a server may ignore the range and begin anew
-            for chunk in response.iter_bytes(CHUNK):
+            reported = out.tell()
+            for chunk in response.iter_bytes():  # of no fixed size: one that is not full would be lost at a break
                 out.write(chunk)
-                report(out.tell())
+                if (arrived := out.tell()) >= min(reported + REPORT_EVERY, file.size):
+                    report(reported := arrived)
 
 
 def _check(file: RemoteFile, part: Path) -> None:
