@@ -1,0 +1,191 @@
+"""Four checks and their sum. Knows what is healthy, not where the figures come from: callables are passed in.
+
+The checks run side by side, each in a thread of its own, and one that hangs does not hold up the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from studio.errors import StudioError
+from studio.schemas import CheckName, HealthCheck, HealthReport, HealthStatus, QueueStats, utcnow
+from studio.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PING_TIMEOUT_S = 1.5
+CHECK_TIMEOUT_S = 2.0
+GB = 1e9
+
+HEALTHY, DEGRADED, UNHEALTHY = HealthStatus.HEALTHY, HealthStatus.DEGRADED, HealthStatus.UNHEALTHY
+
+
+class Beat(Protocol):
+    """What a worker last said of itself."""
+
+    @property
+    def device(self) -> str | None: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def beat_at(self) -> datetime: ...
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as its driver describes it; memory is not told by those that share the host's."""
+
+    name: str
+    memory_total_gb: float | None
+    memory_free_gb: float | None
+
+
+def check(
+    settings: Settings,
+    *,
+    ping: Callable[[float], float],
+    stats: Callable[[], QueueStats],
+    workers: Callable[[], Sequence[Beat]],
+    version: str,
+    uptime_s: float,
+    gpus: Callable[[], list[Gpu]] | None = None,
+) -> HealthReport:
+    """Run all checks; answers within `CHECK_TIMEOUT_S`.
+
+    Args:
+        ping: runs a real query within the given seconds and returns how many it took.
+        stats, workers: the queue's figures, and its workers' last beats.
+        gpus: the host's GPUs; the driver is asked when absent.
+    """
+    checks = _side_by_side(
+        {
+            "database": lambda: _database(ping),
+            "gpu": lambda: _gpu(settings, gpus or nvidia_smi),
+            "queue": lambda: _queue(settings, stats(), workers()),
+            "disk_space": lambda: _disk_space(settings),
+        }
+    )
+    return HealthReport(
+        status=_sum(checks),
+        checks=checks,
+        version=version,
+        uptime_seconds=round(uptime_s, 1),
+        timestamp=utcnow(),
+    )
+
+
+def _sum(checks: dict[CheckName, HealthCheck]) -> HealthStatus:
+    found = {result.status for result in checks.values()}
+    return next(status for status in (UNHEALTHY, DEGRADED, HEALTHY) if status in found)
+
+
+def _side_by_side(checks: dict[CheckName, Callable[[], HealthCheck]]) -> dict[CheckName, HealthCheck]:
+    results: dict[CheckName, HealthCheck] = {}
+
+    def run(name: CheckName, look: Callable[[], HealthCheck]) -> None:
+        try:
+            results[name] = look()
+        except StudioError as error:
+            results[name] = _failed(name, str(error))
+        except Exception:
+            logger.exception("A health check failed: %s", name)
+            results[name] = _failed(name, "The check itself failed; the log says why.")
+
+    threads = [threading.Thread(target=run, args=item, name=f"check-{item[0]}", daemon=True) for item in checks.items()]
+    deadline = time.monotonic() + CHECK_TIMEOUT_S
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return {name: results.get(name) or _failed(name, f"No answer within {CHECK_TIMEOUT_S:g} s.") for name in checks}
+
+
+def _failed(name: CheckName, message: str) -> HealthCheck:
+    critical = name != "gpu"  # everything works without one, only slower
+    return HealthCheck(name=name, status=UNHEALTHY if critical else DEGRADED, message=message)
+
+
+def _database(ping: Callable[[float], float]) -> HealthCheck:
+    seconds = ping(PING_TIMEOUT_S)
+    details = {"latency_ms": round(seconds * 1000, 2)}
+    return HealthCheck(name="database", status=HEALTHY, message="Connected", details=details)
+
+
+def _gpu(settings: Settings, gpus: Callable[[], list[Gpu]]) -> HealthCheck:
+    found = gpus()
+    details: dict[str, Any] = {"device_count": len(found), "devices": [vars(gpu) for gpu in found]}
+    if not found:
+        status, message = DEGRADED, "No GPU: running on the CPU"
+    elif settings.device == "cpu":
+        status, message = DEGRADED, f"{found[0].name} is there, but DEVICE says cpu: running on the CPU"
+    else:
+        status, message = HEALTHY, f"{found[0].name} available"
+    return HealthCheck(name="gpu", status=status, message=message, details=details)
+
+
+def _queue(settings: Settings, stats: QueueStats, workers: Sequence[Beat]) -> HealthCheck:
+    ages_s = [(utcnow() - worker.beat_at).total_seconds() for worker in workers]
+    alive = [worker for worker, age_s in zip(workers, ages_s, strict=True) if age_s <= settings.lease_seconds]
+    details = {
+        "pending": stats.pending_jobs,
+        "processing": stats.processing_jobs,
+        "completed": stats.completed_jobs,
+        "failed": stats.failed_jobs,
+        "oldest_pending_age_seconds": stats.oldest_pending_job_age_seconds,
+        "workers_alive": len(alive),
+        "devices": sorted({worker.device for worker in alive if worker.device}),
+        "models": sorted({worker.model for worker in alive if worker.model}),
+    }
+    if alive:
+        plural = "" if stats.pending_jobs == 1 else "s"
+        message = f"{stats.pending_jobs} pending job{plural}"
+        return HealthCheck(name="queue", status=HEALTHY, message=message, details=details)
+    silence = f"none has been heard of for {min(ages_s):.0f} s" if ages_s else "none has started"
+    return HealthCheck(name="queue", status=UNHEALTHY, message=f"No worker is alive: {silence}", details=details)
+
+
+def _disk_space(settings: Settings) -> HealthCheck:
+    usage = shutil.disk_usage(_existing(settings.data_dir.resolve()))
+    free_gb, total_gb, percent = usage.free / GB, usage.total / GB, 100 * usage.free / usage.total
+    details = {"free_gb": round(free_gb, 1), "total_gb": round(total_gb, 1), "percent_free": round(percent, 1)}
+    message = f"{free_gb:.1f}GB free ({percent:.1f}%)"
+    if free_gb >= settings.min_free_disk_gb:
+        return HealthCheck(name="disk_space", status=HEALTHY, message=message, details=details)
+    message += f", less than the {settings.min_free_disk_gb:g}GB that are needed"
+    return HealthCheck(name="disk_space", status=UNHEALTHY, message=message, details=details)
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def nvidia_smi() -> list[Gpu]:
+    """The host's NVIDIA GPUs as the driver's own tool lists them; none where there is no driver. Imports no torch."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    command = [tool, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [_parse(line) for line in answer.stdout.splitlines() if line.strip()]
+
+
+def _parse(line: str) -> Gpu:
+    """`NVIDIA H200, 143771, 143157`: MiB, or `[N/A]` where the GPU shares the host's memory."""
+    name, total, free = (field.strip() for field in line.rsplit(",", 2))
+    return Gpu(name, _gigabytes(total), _gigabytes(free))
+
+
+def _gigabytes(mebibytes: str) -> float | None:
+    return round(int(mebibytes) * 2**20 / GB, 1) if mebibytes.isdecimal() else None
