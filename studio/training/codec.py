@@ -1,0 +1,464 @@
+"""Trains musicgen-mini's codec, `studio.engine.spectral_codec`, and encodes the training music with it.
+
+Everything random comes from (seed, step), so a resumed run continues as if it had not stopped. CPU or CUDA.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from studio.engine.spectral_codec import (
+    LOG_FLOOR,
+    SpectralCodec,
+    SpectralCodecConfig,
+    mel_filters,
+    nearest,
+)
+from studio.training.adversary import Discriminator, discriminator_loss, feature_loss, generator_loss
+from studio.training.data import read_shards
+
+log = logging.getLogger(__name__)
+
+KEPT_CHECKPOINTS = 2
+COMPLEX_WINDOWS = (512, 2048)  # samples; where phase is compared too
+MEL_BANDS = {256: 24, 512: 40, 1024: 80, 2048: 128, 4096: 160}  # STFT window in samples -> bands
+DISTANCE_WINDOWS = (1024, 2048, 4096)  # samples
+DISTANCE_BANDS = 80
+
+
+@dataclass(frozen=True)
+class CodecTraining:
+    """How to train."""
+
+    codec: SpectralCodecConfig = field(default_factory=SpectralCodecConfig)
+    steps: int = 10_000
+    batch: int = 16
+    crop_frames: int = 75  # code frames of a training example
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 3e-5
+    warmup: int = 100  # steps
+    weight_decay: float = 0.01
+    clip: float = 1.0  # norm of the gradient
+    ema_decay: float = 0.99
+    restart_below: float = 0.08  # a code used less than this share of the mean use starts again
+    commitment: float = 0.25
+    complex_weight: float = 0.3
+    freeze_codes_after: int | None = None  # step from which only the decoder learns, so that codes stay valid
+    adversarial_after: int | None = None  # step from which a discriminator takes part
+    adversarial_weight: float = 0.3
+    feature_weight: float = 1.0
+    discriminator_learning_rate: float = 3e-4
+    seed: int = 0
+    device: str = "auto"
+    log_every: int = 20  # steps
+    checkpoint_every_s: float = 180.0
+    rescan_every_s: float = 30.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class State:
+    """Everything a checkpoint holds."""
+
+    codec: SpectralCodec
+    optimiser: torch.optim.Optimizer
+    averages: CodebookAverages
+    discriminator: Discriminator
+    discriminator_optimiser: torch.optim.Optimizer
+    step: int = 0
+
+    def to_checkpoint(self, config: CodecTraining) -> dict[str, Any]:
+        return {
+            "config": config.to_json(),
+            "step": self.step,
+            "codec": self.codec.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "averages": self.averages.to_state(),
+            "discriminator": self.discriminator.state_dict(),
+            "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
+        }
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        self.step = checkpoint["step"]
+        self.codec.load_state_dict(checkpoint["codec"])
+        self.optimiser.load_state_dict(checkpoint["optimiser"])
+        self.averages.restore(checkpoint["averages"])
+        self.discriminator.load_state_dict(checkpoint["discriminator"])
+        self.discriminator_optimiser.load_state_dict(checkpoint["discriminator_optimiser"])
+
+
+def train(config: CodecTraining, data_dir: Path, out_dir: Path) -> Path:
+    """Train to `config.steps`, from the newest checkpoint in `out_dir` if there is one; return the last checkpoint."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    device = torch.device(pick_device(config.device))
+    state = new_state(config, device)
+    newest = newest_checkpoint(out_dir)
+    if newest is not None:
+        state.restore(torch.load(newest, map_location=device, weights_only=True))
+        log.info("resumed from %s", newest)
+    music = Music(data_dir, config)
+    loss = SpectralLoss(config.codec.sample_rate).to(device)
+    saved_at = time.monotonic()
+    path = newest
+    with Journal(out_dir / "log.jsonl", config) as journal:
+        while state.step < config.steps:
+            batch = music.batch(state.step).to(device)
+            losses = advance(state, config, loss, batch)
+            state.step += 1
+            journal.note(state.step, losses, len(music))
+            if state.step == config.steps or time.monotonic() - saved_at > config.checkpoint_every_s:
+                path = save_checkpoint(state, config, out_dir)
+                saved_at = time.monotonic()
+    assert path is not None
+    return path
+
+
+def new_state(config: CodecTraining, device: torch.device) -> State:
+    torch.manual_seed(config.seed)
+    codec = SpectralCodec(config.codec).to(device)
+    discriminator = Discriminator().to(device)
+    return State(
+        codec=codec,
+        optimiser=torch.optim.AdamW(
+            codec.parameters(), config.learning_rate, betas=(0.8, 0.99), weight_decay=config.weight_decay
+        ),
+        averages=CodebookAverages(codec.codebooks, config),
+        discriminator=discriminator,
+        discriminator_optimiser=torch.optim.AdamW(
+            discriminator.parameters(), config.discriminator_learning_rate, betas=(0.5, 0.9), weight_decay=0.0
+        ),
+    )
+
+
+def advance(state: State, config: CodecTraining, loss: SpectralLoss, audio: Tensor) -> dict[str, float]:
+    """One step on `audio` [B, 1, T]: learn, and say what was lost."""
+    codes_learn = not reached(state.step, config.freeze_codes_after)
+    adversarial = reached(state.step, config.adversarial_after)
+    rate = learning_rate(state.step, config)
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    state.codec.encoder.requires_grad_(codes_learn)
+    with autocast(audio.device):
+        latent = state.codec.encoder(audio)
+    quantised, commitment, codes = state.averages.quantise(latent.float(), state.step, learn=codes_learn)
+    with autocast(audio.device):
+        decoded = state.codec.decoder(quantised)
+    mel, phase = loss(audio[:, 0], decoded[:, 0])
+    total = mel + config.complex_weight * phase + config.commitment * commitment
+    parts = {"mel": mel, "complex": phase, "commitment": commitment}
+    if adversarial:
+        parts["discriminator"] = teach_discriminator(state, audio, decoded.detach(), config)
+        with autocast(audio.device):
+            with torch.no_grad():
+                original = state.discriminator(audio)
+            judged = state.discriminator(decoded)
+        parts["adversarial"], parts["features"] = generator_loss(judged), feature_loss(original, judged)
+        total = total + config.adversarial_weight * parts["adversarial"] + config.feature_weight * parts["features"]
+    state.optimiser.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    parts["gradient"] = nn.utils.clip_grad_norm_(state.codec.parameters(), config.clip)
+    state.optimiser.step()
+    usage = {f"perplexity_{k}": perplexity(codes[:, k], config.codec.cardinality) for k in range(codes.shape[1])}
+    return {name: value.item() for name, value in parts.items()} | usage | {"rate": rate}
+
+
+def teach_discriminator(state: State, audio: Tensor, decoded: Tensor, config: CodecTraining) -> Tensor:
+    state.discriminator.requires_grad_(True)
+    with autocast(audio.device):
+        lost = discriminator_loss(state.discriminator(audio), state.discriminator(decoded))
+    state.discriminator_optimiser.zero_grad(set_to_none=True)
+    lost.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(state.discriminator.parameters(), 10 * config.clip)
+    state.discriminator_optimiser.step()
+    state.discriminator.requires_grad_(False)
+    return lost.detach()
+
+
+class CodebookAverages:
+    """Learns the codebooks as moving averages of the vectors they code (VQ-VAE, arXiv 1711.00937, appendix A.1).
+
+    They start as vectors of the first batch; a code that is hardly used starts again as a vector of the batch
+    (SoundStream, section 3.3).
+    """
+
+    def __init__(self, codebooks: Tensor, config: CodecTraining) -> None:
+        self.codebooks = codebooks  # [K, N, D], the codec's own
+        self.decay, self.restart_below, self.seed = config.ema_decay, config.restart_below, config.seed
+        self.counts = torch.zeros_like(codebooks[..., 0])  # [K, N]
+        self.sums = torch.zeros_like(codebooks)
+
+    def quantise(self, latent: Tensor, step: int, learn: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents [B, F, D] to (quantised with the gradient passed straight through, commitment loss, codes)."""
+        residual, quantised, commitment, codes = latent, torch.zeros_like(latent), latent.new_zeros(()), []
+        for k, codebook in enumerate(self.codebooks):
+            vectors = residual.detach().reshape(-1, latent.shape[-1])
+            if learn and step == 0:
+                self._start(k, vectors)
+            index = nearest(vectors, codebook)
+            chosen = codebook[index].reshape(latent.shape)
+            commitment = commitment + F.mse_loss(residual, chosen)
+            residual, quantised = residual - chosen, quantised + chosen
+            if learn:
+                self._learn(k, vectors, index, step)
+            codes.append(index.reshape(latent.shape[:-1]))
+        return latent + (quantised - latent).detach(), commitment, torch.stack(codes, dim=1)
+
+    def _start(self, k: int, vectors: Tensor) -> None:
+        mean_count = vectors.shape[0] / self.codebooks.shape[1]
+        self.codebooks[k] = self._pick(vectors, self.codebooks.shape[1], step=0, k=k)
+        self.counts[k] = mean_count
+        self.sums[k] = self.codebooks[k] * mean_count
+
+    def _learn(self, k: int, vectors: Tensor, index: Tensor, step: int) -> None:
+        mean_count = vectors.shape[0] / self.codebooks.shape[1]
+        used = torch.zeros_like(self.counts[k]).index_add_(0, index, torch.ones_like(vectors[:, 0]))
+        summed = torch.zeros_like(self.sums[k]).index_add_(0, index, vectors)
+        self.counts[k].lerp_(used, 1 - self.decay)
+        self.sums[k].lerp_(summed, 1 - self.decay)
+        dead = (self.counts[k] < self.restart_below * mean_count).nonzero()[:, 0]
+        if len(dead):
+            self.counts[k, dead] = mean_count
+            self.sums[k, dead] = self._pick(vectors, len(dead), step, k) * mean_count
+        self.codebooks[k] = self.sums[k] / self.counts[k, :, None]
+
+    def _pick(self, vectors: Tensor, count: int, step: int, k: int) -> Tensor:
+        """`count` of the batch's vectors, different ones where there are enough."""
+        generator = np.random.default_rng([self.seed, step, k])
+        replace_picked = count > len(vectors)
+        return vectors[
+            torch.from_numpy(generator.choice(len(vectors), count, replace=replace_picked)).to(vectors.device)
+        ]
+
+    def to_state(self) -> dict[str, Tensor]:
+        return {"counts": self.counts, "sums": self.sums}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.counts.copy_(state["counts"])
+        self.sums.copy_(state["sums"])
+
+
+class SpectralLoss(nn.Module):
+    """How far decoded audio is from the original: log-mel spectra at several windows, and complex spectra at two."""
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        for size, bands in MEL_BANDS.items():
+            self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
+            self.register_buffer(f"mel_{size}", mel_filters(sample_rate, size, bands), persistent=False)
+
+    def forward(self, audio: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Two [B, T] to (mean log-mel difference in nepers, complex difference relative to the original)."""
+        mel, phase = [], []
+        for size in MEL_BANDS:
+            with torch.no_grad():
+                original = self._spectrum(audio, size)
+            copy = self._spectrum(decoded, size)
+            mel.append(F.l1_loss(self._log_mel(copy, size), self._log_mel(original, size)))
+            if size in COMPLEX_WINDOWS:
+                difference = (copy - original).abs().mean(dim=(1, 2))
+                phase.append((difference / (original.abs().mean(dim=(1, 2)) + LOG_FLOOR)).mean())
+        return torch.stack(mel).mean(), torch.stack(phase).mean()
+
+    def _spectrum(self, audio: Tensor, size: int) -> Tensor:
+        return spectrum(audio, getattr(self, f"window_{size}"))
+
+    def _log_mel(self, spectrum: Tensor, size: int) -> Tensor:
+        # the square root of a sum of squares, since abs() has no gradient at zero
+        power = spectrum.real.square() + spectrum.imag.square()
+        return ((power + 1e-12).sqrt().mT @ getattr(self, f"mel_{size}") + LOG_FLOOR).log()
+
+
+def spectrum(audio: Tensor, window: Tensor) -> Tensor:
+    """STFT of [B, T] with hops of a quarter window: [B, bins, L], a full-scale sine has magnitude 1."""
+    size = window.shape[0]
+    return torch.stft(audio, size, size // 4, window=window, return_complex=True) * (4 / size)
+
+
+def log_mel_distance(reference: Tensor, decoded: Tensor, sample_rate: int = 32_000) -> float:
+    """Mean absolute difference of log-mel spectra, in nepers (0.115 is 1 dB), of two [T] or [B, T].
+
+    Averaged over STFTs with Hann windows of 1024, 2048 and 4096 samples and hops of a quarter window; 80 triangular
+    HTK-mel bands from 0 Hz to Nyquist with unit weight sums over magnitudes, a full-scale sine at 1;
+    ln(mel + 1e-4), so that what is below -80 dBFS hardly counts.
+    """
+    assert reference.shape == decoded.shape, (reference.shape, decoded.shape)
+    pair = torch.stack([reference, decoded]).reshape(-1, reference.shape[-1]).float()
+    distances = []
+    for size in DISTANCE_WINDOWS:
+        magnitude = spectrum(pair, torch.hann_window(size)).abs().mT  # [2B, L, bins]
+        mel = (magnitude @ mel_filters(sample_rate, size, DISTANCE_BANDS) + LOG_FLOOR).log()
+        original, copy = mel.chunk(2)
+        distances.append((original - copy).abs().mean())
+    return torch.stack(distances).mean().item()
+
+
+class Music:
+    """The pieces in `data_dir`, looked for again while shards arrive, and random crops of them."""
+
+    def __init__(self, data_dir: Path, config: CodecTraining) -> None:
+        self.data_dir, self.config = data_dir, config
+        self.pieces: list[npt.NDArray[np.int16]] = []
+        self.scanned_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def batch(self, step: int) -> Tensor:
+        """Crops [B, 1, T] for this step."""
+        if not self.pieces or time.monotonic() - self.scanned_at > self.config.rescan_every_s:
+            self.pieces = [piece for shard in read_shards(self.data_dir) for piece in shard.audio]
+            self.scanned_at = time.monotonic()
+            assert self.pieces, f"no music in {self.data_dir}"
+        generator = np.random.default_rng([self.config.seed, step])
+        samples = self.config.crop_frames * self.config.codec.frame_hop
+        crops = [self._crop(generator, samples) for _ in range(self.config.batch)]
+        return torch.from_numpy(np.stack(crops))[:, None]
+
+    def _crop(self, generator: np.random.Generator, samples: int) -> npt.NDArray[np.float32]:
+        piece = self.pieces[generator.integers(len(self.pieces))]
+        start = int(generator.integers(len(piece) - samples + 1))
+        return piece[start : start + samples].astype(np.float32) / 32768
+
+
+class Journal:
+    """Losses averaged over `log_every` steps: a line of JSON each, and one for people."""
+
+    def __init__(self, path: Path, config: CodecTraining) -> None:
+        self.path, self.config = path, config
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self.since = time.monotonic()
+
+    def __enter__(self) -> Journal:
+        self.file = self.path.open("a")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def note(self, step: int, losses: dict[str, float], pieces: int) -> None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+        if step % self.config.log_every == 0:
+            self._write(step, pieces)
+
+    def _write(self, step: int, pieces: int) -> None:
+        means = {name: round(total / self.count, 5) for name, total in self.sums.items()}
+        now = time.monotonic()
+        crop_s = self.config.crop_frames / self.config.codec.frame_rate
+        speed = self.count * self.config.batch * crop_s / (now - self.since)
+        line = {"step": step, "time": round(time.time()), "pieces": pieces, "speed": round(speed, 1), **means}
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        log.info(
+            "step %d of %d, %.0f s of music a second, %s",
+            step,
+            self.config.steps,
+            speed,
+            ", ".join(f"{name} {value:.4g}" for name, value in means.items()),
+        )
+        self.sums, self.count, self.since = {}, 0, now
+
+
+def export(checkpoint: Path, path: Path) -> Path:
+    """Write the codec of a checkpoint in half precision for the studio: `path` and a `.json` beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    codec_of(checkpoint).save(path)
+    return path
+
+
+def codec_of(checkpoint: Path) -> SpectralCodec:
+    """The codec in a checkpoint, rounded to half precision as the studio gets it."""
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    codec = SpectralCodec(SpectralCodecConfig.from_json(stored["config"]["codec"]))
+    codec.load_state_dict(stored["codec"])
+    return SpectralCodec.from_state(codec.config.to_json(), codec.to_state())
+
+
+def encode_shards(codec_path: Path, data_dir: Path, out_dir: Path) -> int:
+    """Encode every shard of `data_dir` with an exported codec; return how many were new.
+
+    Shard `shard_00000` becomes `codes_00000.npy`, uint16 [N, K, F], and `codes_00000.jsonl`, a copy of its records.
+    Shards that have their codes are skipped.
+    """
+    codec = SpectralCodec.load(codec_path)
+    assert codec.config.cardinality <= 65_536
+    out_dir.mkdir(parents=True, exist_ok=True)
+    done = 0
+    for shard in read_shards(data_dir):
+        path = out_dir / shard.path.name.replace("shard", "codes")
+        if path.exists():
+            continue
+        codes = np.concatenate([encode_piece(codec, piece) for piece in shard.audio])
+        path.with_suffix(".jsonl").write_bytes(shard.path.with_suffix(".jsonl").read_bytes())
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, codes)
+        partial.replace(path)
+        done += 1
+        log.info("%s: %d pieces", path, len(codes))
+    return done
+
+
+def encode_piece(codec: SpectralCodec, piece: npt.NDArray[np.int16]) -> npt.NDArray[np.uint16]:
+    """One piece [T] to codes [1, K, F]."""
+    audio = torch.from_numpy(piece.astype(np.float32) / 32768)[None, None]
+    return codec.encode(audio).numpy().astype(np.uint16)
+
+
+def save_checkpoint(state: State, config: CodecTraining, out_dir: Path) -> Path:
+    path = out_dir / f"checkpoint_{state.step:07d}.pt"
+    partial = path.with_suffix(".partial")
+    torch.save(state.to_checkpoint(config), partial)
+    os.replace(partial, path)
+    for old in sorted(out_dir.glob("checkpoint_*.pt"))[:-KEPT_CHECKPOINTS]:
+        old.unlink()
+    return path
+
+
+def newest_checkpoint(out_dir: Path) -> Path | None:
+    return max(out_dir.glob("checkpoint_*.pt"), default=None)
+
+
+def learning_rate(step: int, config: CodecTraining) -> float:
+    """Linear warm-up, then half a cosine down to the final rate."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    share = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    fall = 0.5 * (1 + np.cos(np.pi * share))
+    return float(config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * fall)
+
+
+def reached(step: int, start: int | None) -> bool:
+    return start is not None and step >= start
+
+
+def perplexity(codes: Tensor, cardinality: int) -> float:
+    """How many codes a uniform choice would need to be as varied as `codes`."""
+    share = torch.bincount(codes.flatten(), minlength=cardinality).double() / codes.numel()
+    return float(torch.special.entr(share).sum().exp())
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 halves the time of a step, on GPUs and on CPUs that multiply bf16."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def pick_device(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
