@@ -25,7 +25,11 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import WeakFileLock, build_hf_headers, hf_raise_for_status
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # re-exported, not declared so
+    WeakFileLock,
+    build_hf_headers,
+    hf_raise_for_status,
+)
 
 from studio.engine.base import LoadProgress
 from studio.errors import ConfigurationError, DiskFull, DownloadError, ModelNotFound
