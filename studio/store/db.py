@@ -33,6 +33,7 @@ CONNECT_TIMEOUT_S = 5
 IDLE_TRANSACTION_S = 30  # a client that stops in mid-transaction must not stop all the others
 CLOCK_CHECK_S = 60.0  # between two looks at the database server's clock
 CONNECTIONS = 64  # more than the threads of one server
+SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}  # what SQLite's readers get anyway
 MIGRATION_LOCK = 0x73747564696F  # PostgreSQL advisory lock: two processes that start at once migrate in turn
 WAL_RESET_FIXED = (3, 51, 3)  # before it, two writing connections can corrupt a WAL database: sqlite.org/wal.html
 NETWORK_FILE_SYSTEMS = {
@@ -52,19 +53,22 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = _parse(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._engine = _sqlite_engine(self._url) if self.is_sqlite else _postgresql_engine(self._url)
+        self._readers = self._engine if self.is_sqlite else self._engine.execution_options(**SNAPSHOT)
+        self._writers = self._engine.execution_options(writes=True)
         self._one_writer = Lock()
         self._clock = _ServerClock()
-        self._engine = _sqlite_engine(self._url) if self.is_sqlite else _postgresql_engine(self._url)
-        self._writers = self._engine.execution_options(writes=True)
+        self._probe = _Probe(self._engine)
+        self._probing = Lock()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A transaction that reads. Rows stay usable after it.
+        """A transaction that reads: all its queries see one state. Rows stay usable after it.
 
         Raises:
             DatabaseUnavailable: it cannot be reached, or does not answer.
         """
-        with _translated(), Session(self._engine, expire_on_commit=False) as session, session.begin():
+        with _translated(), Session(self._readers, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -84,8 +88,12 @@ class Database:
         if not self.is_sqlite:
             yield
             return
-        with self._one_writer:
+        if not self._one_writer.acquire(timeout=BUSY_TIMEOUT_S):
+            raise DatabaseUnavailable("The database does not answer: other writers hold it.")
+        try:
             yield
+        finally:
+            self._one_writer.release()
 
     def now(self) -> datetime:
         """The database's time: of the server, where several hosts with clocks of their own share one."""
@@ -110,24 +118,17 @@ class Database:
         Raises:
             DatabaseUnavailable: no answer within `timeout_s`, or an error.
         """
-        outcome: list[float | Exception] = []
-        thread = Thread(target=self._ping, args=(outcome,), name="database-ping", daemon=True)
-        thread.start()
-        thread.join(timeout_s)
-        if not outcome:
+        with self._probing:  # a database that hangs holds one thread, however often it is asked
+            if not self._probe.is_alive():
+                self._probe = _Probe(self._engine)
+                self._probe.start()
+            probe = self._probe
+        probe.join(timeout_s)
+        if probe.error:
+            raise DatabaseUnavailable(_reason(probe.error)) from probe.error
+        if probe.seconds is None:
             raise DatabaseUnavailable(f"The database has not answered within {timeout_s:g} s.")
-        if isinstance(outcome[0], Exception):
-            raise DatabaseUnavailable(_reason(outcome[0])) from outcome[0]
-        return outcome[0]
-
-    def _ping(self, outcome: list[float | Exception]) -> None:
-        start = time.monotonic()
-        try:
-            with self._engine.connect() as connection:
-                connection.execute(text("SELECT version FROM ledger")).all()
-            outcome.append(time.monotonic() - start)
-        except Exception as error:  # carried to the thread that asked
-            outcome.append(error)
+        return probe.seconds
 
     def close(self) -> None:
         """Close all connections; the last one folds SQLite's log into its file."""
@@ -197,8 +198,10 @@ def refuse_network_file_system(file: Path, mounts: Iterable[tuple[str, str]]) ->
         ConfigurationError: `file` lies on a network file system.
     """
     home = file.resolve()
-    below = [(len(point), kind) for point, kind in mounts if home.is_relative_to(point)]
-    kind = max(below, default=(0, ""), key=lambda mount: mount[0])[1].lower()  # the last of the innermost: see below
+    below = sorted(
+        (len(point), number, kind) for number, (point, kind) in enumerate(mounts) if home.is_relative_to(point)
+    )
+    kind = below[-1][2].lower() if below else ""  # the innermost, and of several on one point the last
     if kind in NETWORK_FILE_SYSTEMS:
         raise ConfigurationError(
             f"{file} is on a network file system ({kind}), where SQLite loses data: "
@@ -231,18 +234,38 @@ class _ServerClock:
     """The server's clock, read now and then and carried on by this process's monotonic one."""
 
     def __init__(self) -> None:
-        self._read_at = -float("inf")
-        self._server = utcnow()
+        self._read = (utcnow(), -float("inf"))  # the server's time, and this process's when it was read
 
     def now(self, engine: Engine) -> datetime:
-        if time.monotonic() - self._read_at > CLOCK_CHECK_S:
+        server, read_at = self._read
+        if time.monotonic() - read_at > CLOCK_CHECK_S:
             with _translated(), engine.connect() as connection:
-                self._server = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-                self._read_at = time.monotonic()
-        return self._server + timedelta(seconds=time.monotonic() - self._read_at)
+                server = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+            read_at = time.monotonic()
+            self._read = server, read_at
+        return server + timedelta(seconds=time.monotonic() - read_at)
 
 
 # Both
+
+
+class _Probe(Thread):
+    """One real query, in a thread that may hang."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(name="database-ping", daemon=True)
+        self._engine = engine
+        self.seconds: float | None = None
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        start = time.monotonic()
+        try:
+            with self._engine.connect() as connection:
+                connection.execute(text("SELECT version FROM ledger")).all()
+            self.seconds = time.monotonic() - start
+        except Exception as error:  # carried to the thread that asked
+            self.error = error
 
 
 def _upgrade(connection: Connection) -> None:

@@ -157,6 +157,7 @@ class JobQueue:
         The loaded model goes first while it has jobs that came at most `OVERTAKE_S` after the head; so each job is
         overtaken only by jobs that came soon after it, and none starves.
         """
+        assert limit >= 1
         now = self._now()
         if not self._any_due(now):
             return []  # an idle worker takes no lock
@@ -252,8 +253,9 @@ class JobQueue:
 
         Run it at a start and now and then. `is_alive` answers True for a worker of which it knows nothing.
         """
-        dead = [worker.worker_id for worker in self.workers() if not is_alive(worker)]
         now = self._now()
+        long_ago = now - timedelta(seconds=WORKER_GONE_S)
+        dead = [worker.worker_id for worker in self.workers() if worker.beat_at < long_ago or not is_alive(worker)]
         lost = and_(processing, or_(col(Job.lease_until) < now, col(Job.worker_id).in_(dead)))
         if not self._exists(lost) and not dead:
             return Recovered(self._count(pending), [])
@@ -267,8 +269,7 @@ class JobQueue:
                 retry_at = now + timedelta(seconds=delay_s * 2**job.retry_count) if again else None
                 values = self._failed(INTERRUPTED, job.retry_count, retry_at)
                 _change(session, col(Job.id) == job.id, version=version, **values)
-            gone = or_(col(Worker.worker_id).in_(dead), col(Worker.beat_at) < now - timedelta(seconds=WORKER_GONE_S))
-            session.exec(delete(Worker).where(gone))
+            session.exec(delete(Worker).where(col(Worker.worker_id).in_(dead)))
         return Recovered(self._count(pending), [job.job_id for job in interrupted])
 
     # Everybody looks

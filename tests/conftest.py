@@ -1,0 +1,137 @@
+"""Fixtures that several files share: databases on both servers, and a clock that tests set."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from studio.schemas import utcnow
+from studio.store.db import Database
+from studio.store.queue import JobQueue
+
+
+class Clock:
+    """Stands still until somebody moves it."""
+
+    def __init__(self) -> None:
+        self.time = utcnow()
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def tick(self, seconds: float) -> datetime:
+        self.time += timedelta(seconds=seconds)
+        return self.time
+
+
+class PostgresServer:
+    """A throw-away cluster on a unix socket."""
+
+    def __init__(self, binaries: Path) -> None:
+        self._binaries = binaries
+        self._home = Path(tempfile.mkdtemp(prefix="studio-pg-"))
+        self._user = "postgres" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
+        if self._user:
+            shutil.chown(self._home, self._user)
+        self._data = str(self._home / "data")
+        self._names = (f"t{number}" for number in itertools.count())
+
+    def start(self) -> None:
+        self._run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync")
+        options = f"-k {self._home} -c listen_addresses='' -c fsync=off"
+        self._run("pg_ctl", "--wait", f"--log={self._home}/log", f"--options={options}", "start")
+        self.create()  # t0 is the template of the migrated ones
+        database = Database(self.url("t0"))
+        database.migrate()
+        database.close()
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "--mode=immediate", "stop")
+        shutil.rmtree(self._home)
+
+    def url(self, name: str) -> str:
+        return f"postgresql://postgres@/{name}?host={self._home}"
+
+    def create(self, template: str = "template0") -> str:
+        """A new database; returns its URL."""
+        name = next(self._names)
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")  # type: ignore[arg-type]
+        return self.url(name)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._binaries / program), f"--pgdata={self._data}", *arguments]
+        subprocess.run(command, check=True, user=self._user, cwd="/", stdout=subprocess.DEVNULL, env={"LC_ALL": "C"})
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Skips where no PostgreSQL is installed; STUDIO_REQUIRE_SERVICES=1 makes that a failure."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    if not found:
+        missing = pytest.fail if os.environ.get("STUDIO_REQUIRE_SERVICES") == "1" else pytest.skip
+        missing("PostgreSQL's server is not installed")
+    server = PostgresServer(found[-1])
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with empty tables, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "studio.db"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+    return path
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Both kinds of database, one after the other."""
+    return str(request.param)
+
+
+@pytest.fixture
+def empty_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables."""
+    if backend == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty' / 'studio.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.create()
+
+
+@pytest.fixture
+def database_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database with all tables, and nothing in them."""
+    if backend == "sqlite":
+        return f"sqlite:///{shutil.copy(request.getfixturevalue('migrated_file'), tmp_path / 'studio.db')}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.create(template="t0")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(database: Database, clock: Clock) -> JobQueue:
+    return JobQueue(database, clock)

@@ -1,0 +1,730 @@
+"""The queue: every transition, every refusal, and what threads, processes and kill -9 cannot break."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import DataError
+from sqlmodel import text
+
+from studio.errors import DatabaseUnavailable, JobConflict, JobNotFound, LeaseLost
+from studio.schemas import GenerationRequest, JobStatus, Step
+from studio.store.db import Database
+from studio.store.queue import OVERTAKE_S, Claim, JobQueue, Track
+from studio.store.tables import Job, Worker
+from tests.conftest import Clock
+
+LEASE_S = 30.0
+
+
+def request(prompt: str = "slow rain on a tin roof", **fields: Any) -> GenerationRequest:
+    return GenerationRequest(prompt=prompt, **{"model": "mini", "seed": 7, **fields})
+
+
+def track(job_id: str = "x", **fields: Any) -> Track:
+    values = {"filename": f"{job_id}.wav", "duration": 8.0, "sample_rate": 32000, "channels": 1, "format": "wav"}
+    values |= {"file_size_bytes": 512_044, "generation_time_seconds": 2.0, "device": "cpu", "precision": "fp32"}
+    return Track(**{**values, **fields})  # type: ignore[arg-type]
+
+
+def add(queue: JobQueue, count: int = 1, **fields: Any) -> list[str]:
+    return [job.job_id for job in queue.enqueue([request(**fields) for _ in range(count)])]
+
+
+def take(queue: JobQueue, model: str | None = None) -> Claim:
+    (claim,) = queue.claim("w", 1, LEASE_S, model)
+    return claim
+
+
+def finish(queue: JobQueue, **fields: Any) -> Job:
+    claim = take(queue)
+    return queue.complete(claim, track(claim.job_id, **fields))
+
+
+def worker(worker_id: str = "w", **fields: Any) -> Worker:
+    values = {"worker_id": worker_id, "host": "here", "pid": 1, "process_started_at": 0.0}
+    return Worker.model_validate({**values, **fields})
+
+
+def lives(_: Worker) -> bool:
+    return True
+
+
+def is_dead(_: Worker) -> bool:
+    return False
+
+
+# In
+
+
+def test_an_enqueued_job_waits_with_all_that_was_asked(queue: JobQueue, clock: Clock) -> None:
+    asked = request("näive\njazz 🎷", duration=3.5, temperature=0.7, top_k=0, top_p=0.9, cfg_coef=1.5, seed=2**53 - 1)
+    (job,) = queue.enqueue([asked])
+    stored = queue.get(job.job_id)
+    assert stored == job
+    assert stored.request == asked
+    assert (stored.status, stored.current_step, stored.progress) == (JobStatus.PENDING, Step.QUEUED, 0.0)
+    assert (stored.retry_count, stored.batch_id, stored.created_at) == (0, None, clock.time)
+
+
+def test_job_ids_are_long_and_lower_case_hex(queue: JobQueue) -> None:
+    for job_id in add(queue, 5):
+        kind, digits = job_id.split("_")
+        assert kind == "gen"
+        assert len(digits) >= 16
+        assert set(digits) <= set("0123456789abcdef")
+
+
+def test_a_batch_keeps_its_order_and_its_name(queue: JobQueue) -> None:
+    jobs = queue.enqueue([request(f"song number {n}") for n in range(10)], batch_id="batch_1")
+    assert [job.prompt for job in jobs] == [f"song number {n}" for n in range(10)]
+    assert {job.batch_id for job in jobs} == {"batch_1"}
+    assert [claim.job_id for claim in queue.claim("w", 10, LEASE_S)] == [job.job_id for job in jobs]
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(queue: JobQueue) -> None:
+    fits_no_column = request().model_copy(update={"seed": 2**70})
+    with pytest.raises((OverflowError, DataError)):
+        queue.enqueue([request(), fits_no_column])
+    assert queue.stats().pending_jobs == 0
+    assert queue.version() == 0
+
+
+def test_a_request_without_model_or_seed_is_a_mistake(queue: JobQueue) -> None:
+    with pytest.raises(AssertionError):
+        queue.enqueue([request(seed=None)])
+    with pytest.raises(AssertionError):
+        queue.enqueue([request(model=None)])
+
+
+# Through
+
+
+def test_a_job_goes_from_pending_to_completed(queue: JobQueue, clock: Clock) -> None:
+    (job_id,) = add(queue)
+    claim = take(queue)
+    assert (claim.job_id, claim.request, claim.retry_count) == (job_id, request(), 0)
+    assert queue.get(job_id).status is JobStatus.PROCESSING
+    assert queue.get(job_id).started_at == clock.time
+
+    clock.tick(5)
+    queue.advance(claim, Step.GENERATING, 0.5)
+    assert (queue.get(job_id).current_step, queue.get(job_id).progress) == (Step.GENERATING, 0.5)
+
+    queue.complete(claim, track(job_id))
+    job = queue.get(job_id)
+    assert (job.status, job.current_step, job.progress) == (JobStatus.COMPLETED, Step.COMPLETED, 1.0)
+    assert (job.filename, job.track_duration, job.sample_rate, job.channels) == (f"{job_id}.wav", 8.0, 32000, 1)
+    assert (job.file_size_bytes, job.format, job.generation_time_seconds) == (512_044, "wav", 2.0)
+    assert (job.device, job.precision, job.completed_at) == ("cpu", "fp32", clock.time)
+    assert job.lease_token is None
+
+
+def test_jobs_go_in_the_order_they_came(queue: JobQueue, clock: Clock) -> None:
+    ids = []
+    for _ in range(4):
+        ids += add(queue)
+        clock.tick(1)
+    assert [take(queue).job_id for _ in ids] == ids
+    assert queue.claim("w", 1, LEASE_S) == []
+
+
+def test_a_lower_priority_number_goes_first(queue: JobQueue, database: Database) -> None:
+    slow, urgent = add(queue, 2)
+    with database.write() as session:
+        session.add(session.merge(Job.model_validate({**queue.get(urgent).model_dump(), "priority": -1})))
+    assert queue.position(queue.get(urgent)) == 1
+    assert [take(queue).job_id for _ in range(2)] == [urgent, slow]
+
+
+def test_a_failed_attempt_waits_and_then_goes_first_again(queue: JobQueue, clock: Clock) -> None:
+    first, second, third = add(queue, 3)
+    waiting = queue.fail(take(queue), "out of luck", clock.time + timedelta(seconds=2))
+    assert (waiting.status, waiting.current_step, waiting.retry_count) == (JobStatus.PENDING, Step.QUEUED, 1)
+    assert (waiting.error_message, waiting.progress, waiting.started_at) == ("out of luck", 0.0, None)
+    assert take(queue).job_id == second, "a job that waits for its retry does not hold up the others"
+    clock.tick(1.9)
+    assert queue.position(queue.get(first)) == 2
+    clock.tick(0.1)
+    again = take(queue)
+    assert (again.job_id, again.retry_count) == (first, 1)
+    assert take(queue).job_id == third
+
+
+def test_a_job_that_waits_for_its_retry_is_not_claimed_early(queue: JobQueue, clock: Clock) -> None:
+    add(queue)
+    queue.fail(take(queue), "later", clock.time + timedelta(seconds=1))
+    assert queue.claim("w", 5, LEASE_S) == []
+    clock.tick(1)
+    assert len(queue.claim("w", 5, LEASE_S)) == 1
+
+
+def test_the_last_failure_ends_the_job(queue: JobQueue, clock: Clock) -> None:
+    (job_id,) = add(queue)
+    queue.fail(take(queue), "first", clock.time)
+    queue.fail(take(queue), "second", None)
+    job = queue.get(job_id)
+    assert (job.status, job.current_step) == (JobStatus.FAILED, Step.FAILED)
+    assert (job.error_message, job.retry_count, job.completed_at) == ("second", 1, clock.time)
+
+
+def test_an_error_may_be_worded_in_any_way(queue: JobQueue) -> None:
+    add(queue)
+    job = queue.fail(take(queue), "NUL \0, half an emoji \ud83d, " + "long " * 1000, None)
+    message = queue.get(job.job_id).error_message
+    assert message is not None
+    assert message.startswith("NUL \ufffd, half an emoji ?, long")
+
+
+def test_a_completed_job_forgets_the_errors_before_it(queue: JobQueue, clock: Clock) -> None:
+    add(queue)
+    queue.fail(take(queue), "once", clock.time)
+    job = finish(queue)
+    assert (job.error_message, job.retry_count) == (None, 1)
+
+
+def test_a_released_job_keeps_its_place_and_its_attempts(queue: JobQueue, clock: Clock) -> None:
+    first, second = add(queue, 2)
+    clock.tick(10)
+    claim = take(queue)
+    queue.advance(claim, Step.GENERATING, 0.4)
+    job = queue.release(claim)
+    assert (job.status, job.current_step, job.progress, job.retry_count) == (JobStatus.PENDING, Step.QUEUED, 0.0, 0)
+    assert [take(queue).job_id for _ in range(2)] == [first, second]
+
+
+# Fences
+
+
+def test_an_expired_lease_is_reclaimed_and_the_old_worker_cannot_write(queue: JobQueue, clock: Clock) -> None:
+    (job_id,) = add(queue)
+    old = take(queue)
+    clock.tick(LEASE_S + 1)
+    assert queue.recover("retry", 3, 0.0, lives).interrupted == [job_id]
+    new = take(queue)
+    assert new.retry_count == 1
+    for write in every_write(queue, old):
+        with pytest.raises(LeaseLost):
+            write()
+    assert queue.heartbeat("w", [old.token], LEASE_S) == set()
+    assert queue.complete(new, track()).status is JobStatus.COMPLETED
+
+
+def test_a_job_that_ended_takes_no_more_reports(queue: JobQueue) -> None:
+    add(queue)
+    claim = take(queue)
+    queue.complete(claim, track())
+    before = queue.get(claim.job_id)
+    for write in every_write(queue, claim):
+        with pytest.raises(LeaseLost):
+            write()
+    assert queue.get(claim.job_id) == before
+
+
+def every_write(queue: JobQueue, claim: Claim) -> list[Any]:
+    return [
+        lambda: queue.advance(claim, Step.SAVING, 0.9),
+        lambda: queue.complete(claim, track()),
+        lambda: queue.fail(claim, "late", None),
+        lambda: queue.release(claim),
+    ]
+
+
+def test_a_heartbeat_keeps_the_lease(queue: JobQueue, clock: Clock) -> None:
+    add(queue, 2)
+    one, two = queue.claim("w", 2, LEASE_S)
+    clock.tick(LEASE_S - 1)
+    assert queue.heartbeat("w", [one.token], LEASE_S) == {one.token}
+    clock.tick(LEASE_S - 1)
+    assert queue.recover("fail", 3, 1.0, lives).interrupted == [two.job_id]
+    assert queue.heartbeat("w", [one.token, two.token], LEASE_S) == {one.token}
+    assert queue.heartbeat("another", [one.token], LEASE_S) == set()
+    assert queue.heartbeat("w", [], LEASE_S) == set()
+
+
+# Out
+
+
+def test_a_job_that_waits_is_cancelled(queue: JobQueue, clock: Clock) -> None:
+    (job_id,) = add(queue)
+    job = queue.cancel(job_id)
+    assert (job.status, job.current_step, job.completed_at) == (JobStatus.CANCELLED, Step.CANCELLED, clock.time)
+    assert queue.claim("w", 1, LEASE_S) == []
+
+
+def test_a_job_that_waits_for_a_retry_is_cancelled(queue: JobQueue, clock: Clock) -> None:
+    (job_id,) = add(queue)
+    queue.fail(take(queue), "again", clock.time + timedelta(seconds=1))
+    queue.cancel(job_id)
+    clock.tick(2)
+    assert queue.claim("w", 1, LEASE_S) == []
+    assert queue.get(job_id).status is JobStatus.CANCELLED
+
+
+def test_a_job_being_made_is_cancelled_only_by_force(queue: JobQueue) -> None:
+    (job_id,) = add(queue)
+    claim = take(queue)
+    with pytest.raises(JobConflict, match="being made"):
+        queue.cancel(job_id)
+    queue.advance(claim, Step.GENERATING, 0.5)
+    assert queue.cancel(job_id, force=True).status is JobStatus.CANCELLED
+    for write in every_write(queue, claim):
+        with pytest.raises(LeaseLost):
+            write()
+    assert queue.heartbeat("w", [claim.token], LEASE_S) == set()
+    assert queue.get(job_id).filename is None
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
+def test_a_job_that_ended_is_not_cancelled(queue: JobQueue, end: str, force: bool) -> None:
+    job_id = ended(queue, end)
+    with pytest.raises(JobConflict, match=end):
+        queue.cancel(job_id, force)
+    assert queue.get(job_id).status == end
+
+
+def ended(queue: JobQueue, end: str) -> str:
+    (job_id,) = add(queue)
+    if end == "cancelled":
+        queue.cancel(job_id)
+    elif end == "failed":
+        queue.fail(take(queue), "broken", None)
+    else:
+        finish(queue)
+    return job_id
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_a_person_retries_a_job_from_the_start(queue: JobQueue, clock: Clock, end: str) -> None:
+    job_id = ended(queue, end)
+    clock.tick(5)
+    (other,) = add(queue)
+    clock.tick(5)
+    job = queue.retry(job_id)
+    assert (job.job_id, job.status, job.current_step) == (job_id, JobStatus.PENDING, Step.QUEUED)
+    assert (job.retry_count, job.error_message, job.completed_at) == (0, None, None)
+    assert [take(queue).job_id for _ in range(2)] == [other, job_id]
+
+
+def test_only_a_job_that_failed_or_was_cancelled_is_retried(queue: JobQueue) -> None:
+    completed = ended(queue, "completed")
+    (processing,) = add(queue)
+    take(queue)
+    (pending,) = add(queue)
+    for job_id in (completed, processing, pending):
+        with pytest.raises(JobConflict):
+            queue.retry(job_id)
+
+
+def test_an_unknown_job_is_named(queue: JobQueue) -> None:
+    for call in (queue.get, queue.cancel, queue.retry):
+        with pytest.raises(JobNotFound, match="gen_none"):
+            call("gen_none")
+
+
+def test_cancel_and_complete_at_once_have_one_winner(database: Database, queue: JobQueue) -> None:
+    for _ in range(15):
+        add(queue)
+        claim = take(queue)
+        barrier = threading.Barrier(2)
+
+        def complete(claim: Claim = claim, barrier: threading.Barrier = barrier) -> bool:
+            barrier.wait()
+            return succeeds(lambda: queue.complete(claim, track(claim.job_id)))
+
+        def cancel(claim: Claim = claim, barrier: threading.Barrier = barrier) -> bool:
+            barrier.wait()
+            return succeeds(lambda: queue.cancel(claim.job_id, force=True))
+
+        with ThreadPoolExecutor(2) as pool:
+            done, stopped = (future.result() for future in (pool.submit(complete), pool.submit(cancel)))
+        job = queue.get(claim.job_id)
+        assert done != stopped
+        assert job.status is (JobStatus.COMPLETED if done else JobStatus.CANCELLED)
+        assert (job.filename is not None) == done
+
+
+def succeeds(call: Any) -> bool:
+    try:
+        call()
+    except (LeaseLost, JobConflict):
+        return False
+    return True
+
+
+# After a crash
+
+
+def test_a_dead_workers_jobs_fail_and_say_so(queue: JobQueue, clock: Clock) -> None:
+    made, waits = add(queue, 2)
+    queue.beat(worker())
+    take(queue)
+    found = queue.recover("fail", 3, 1.0, is_dead)
+    assert (found.interrupted, found.pending) == ([made], 1)
+    job = queue.get(made)
+    assert (job.status, job.retry_count, job.completed_at) == (JobStatus.FAILED, 0, clock.time)
+    assert "worker stopped" in (job.error_message or "")
+    assert queue.get(waits).status is JobStatus.PENDING
+    assert queue.workers() == []
+    assert queue.retry(made).status is JobStatus.PENDING
+
+
+def test_a_dead_workers_jobs_are_retried_where_that_is_the_policy(queue: JobQueue, clock: Clock) -> None:
+    (job_id,) = add(queue)
+    queue.beat(worker())
+    for attempt in range(2):
+        take(queue)
+        queue.beat(worker())
+        assert queue.recover("retry", 2, 1.0, is_dead).interrupted == [job_id]
+        job = queue.get(job_id)
+        assert (job.status, job.retry_count) == (JobStatus.PENDING, attempt + 1)
+        assert job.not_before == clock.time + timedelta(seconds=2**attempt)
+        clock.tick(2**attempt)
+    take(queue)
+    queue.beat(worker())
+    assert queue.recover("retry", 2, 1.0, is_dead).interrupted == [job_id]
+    assert (queue.get(job_id).status, queue.get(job_id).retry_count) == (JobStatus.FAILED, 2)
+
+
+def test_living_workers_jobs_are_left_alone(queue: JobQueue) -> None:
+    (job_id,) = add(queue)
+    queue.beat(worker())
+    claim = take(queue)
+    assert queue.recover("fail", 3, 1.0, lives).interrupted == []
+    queue.advance(claim, Step.GENERATING, 0.1)
+    assert queue.get(job_id).status is JobStatus.PROCESSING
+
+
+def test_workers_are_known_by_their_beats(queue: JobQueue, clock: Clock) -> None:
+    queue.beat(worker("a", device="cpu"))
+    clock.tick(5)
+    queue.beat(worker("b"))
+    clock.tick(5)
+    queue.beat(worker("a", device="cpu", model="mini"))
+    first, second = queue.workers()
+    assert (first.worker_id, first.model, first.beat_at) == ("a", "mini", clock.time)
+    assert second.worker_id == "b"
+    queue.forget_worker("b")
+    assert [row.worker_id for row in queue.workers()] == ["a"]
+    clock.tick(2 * 24 * 3600)
+    queue.recover("fail", 3, 1.0, lives)
+    assert queue.workers() == [], "silent for days"
+
+
+# Models
+
+
+def test_one_call_claims_jobs_of_one_model(queue: JobQueue) -> None:
+    for model in ("a", "b", "a", "b"):
+        add(queue, model=model)
+    assert [claim.request.model for claim in queue.claim("w", 4, LEASE_S)] == ["a", "a"]
+    assert [claim.request.model for claim in queue.claim("w", 4, LEASE_S, "a")] == ["b", "b"]
+
+
+def test_the_loaded_model_goes_first_but_not_for_ever(queue: JobQueue, clock: Clock) -> None:
+    (head,) = add(queue, model="b")
+    soon = []
+    for _ in range(3):
+        clock.tick(OVERTAKE_S / 3)
+        soon += add(queue, model="a")
+    clock.tick(1)
+    (late,) = add(queue, model="a")
+    clock.tick(1000)  # a deep queue: every job has waited long
+    order = [take(queue, "a").job_id for _ in range(5)]
+    assert order == [*soon, head, late]
+
+
+def test_the_loaded_model_does_not_go_before_a_better_priority(queue: JobQueue, database: Database) -> None:
+    add(queue, model="a")
+    (urgent,) = add(queue, model="b")
+    with database.write() as session:
+        session.add(session.merge(Job.model_validate({**queue.get(urgent).model_dump(), "priority": -1})))
+    assert take(queue, "a").job_id == urgent
+
+
+# Counts
+
+
+def test_positions_are_exact(queue: JobQueue, clock: Clock) -> None:
+    ids = add(queue, 5)
+    queue.fail(take(queue), "later", clock.time + timedelta(seconds=9))
+    queue.cancel(ids[2])
+    claim = take(queue)
+    places = {job_id: queue.position(queue.get(job_id)) for job_id in ids}
+    assert places == {ids[0]: 3, ids[1]: None, ids[2]: None, ids[3]: 1, ids[4]: 2}
+    assert claim.job_id == ids[1]
+
+
+def test_stats_are_exact(queue: JobQueue, clock: Clock) -> None:
+    empty = queue.stats()
+    assert empty.pending_jobs == empty.processing_jobs == empty.completed_jobs == empty.failed_jobs == 0
+    assert (empty.oldest_pending_job_age_seconds, empty.average_processing_time_seconds) == (None, None)
+
+    ended(queue, "failed")
+    ended(queue, "cancelled")
+    for seconds in (2.0, 4.0):
+        add(queue)
+        finish(queue, generation_time_seconds=seconds)
+    add(queue)
+    take(queue)
+    add(queue)
+    clock.tick(3)
+    add(queue)
+    clock.tick(4)
+    stats = queue.stats()
+    assert (stats.pending_jobs, stats.processing_jobs, stats.completed_jobs, stats.failed_jobs) == (2, 1, 2, 1)
+    assert stats.oldest_pending_job_age_seconds == pytest.approx(7)
+    assert stats.average_processing_time_seconds == pytest.approx(3)
+
+
+def test_a_page_is_newest_first_with_the_total(queue: JobQueue) -> None:
+    ids = add(queue, 5)
+    queue.cancel(ids[1])
+    page, total = queue.list(None, 1, 2)
+    assert ([job.job_id for job in page], total) == ([ids[4], ids[3]], 5)
+    assert [job.job_id for job in queue.list(None, 3, 2)[0]] == [ids[0]]
+    assert queue.list(None, 4, 2) == ([], 5)
+    page, total = queue.list(JobStatus.CANCELLED, 1, 10)
+    assert ([job.job_id for job in page], total) == ([ids[1]], 1)
+
+
+def test_files_are_known_by_their_jobs(queue: JobQueue) -> None:
+    add(queue, 2)
+    names = {finish(queue).filename, finish(queue).filename}
+    (one, _) = names
+    assert queue.filenames() == names
+    assert queue.filenames([one or "", "../etc/passwd"]) == {one}
+
+
+# Time
+
+
+def test_the_pace_is_unknown_before_the_first_job(queue: JobQueue) -> None:
+    assert queue.pace("mini") is None
+    assert queue.predict("mini", 8.0) > 0
+
+
+def test_the_pace_is_learned_from_finished_jobs_and_shrugs_off_a_slow_one(queue: JobQueue) -> None:
+    for duration in (2.0, 4.0, 8.0, 16.0, 30.0):
+        add(queue)
+        finish(queue, duration=duration, generation_time_seconds=1.5 + 0.25 * duration)
+    add(queue)
+    finish(queue, duration=8.0, generation_time_seconds=600.0)
+    pace = queue.pace("mini")
+    assert pace is not None
+    assert (pace.per_second, pace.per_job) == (pytest.approx(0.25, rel=0.2), pytest.approx(1.5, abs=0.5))
+    assert queue.predict("mini", 20.0) == pytest.approx(6.5, rel=0.1)
+    assert queue.pace("mini", device="cuda:0") is None
+    assert queue.pace("large") is None
+
+
+def test_jobs_of_one_length_teach_a_pace_too(queue: JobQueue) -> None:
+    for seconds in (3.0, 4.0, 5.0):
+        add(queue)
+        finish(queue, generation_time_seconds=seconds)
+    assert queue.predict("mini", 16.0) == pytest.approx(8.0)
+
+
+def test_the_seconds_ahead_count_what_runs_and_what_waits(queue: JobQueue) -> None:
+    add(queue)
+    finish(queue, duration=8.0, generation_time_seconds=4.0)  # half a second for each second
+    add(queue, duration=10.0)
+    running = take(queue)
+    queue.advance(running, Step.GENERATING, 0.5)
+    add(queue, 2, duration=20.0)
+    (last,) = add(queue, duration=30.0)
+    assert queue.seconds_ahead(queue.get(last)) == pytest.approx(0.5 * (5 + 20 + 20))
+    assert queue.seconds_ahead(queue.get(running.job_id)) == 0.0
+
+
+# Changes
+
+
+def test_a_watcher_sees_every_change_and_nothing_twice(queue: JobQueue, clock: Clock) -> None:
+    version, changes = queue.changed_since(0, 10)
+    assert (version, changes) == (0, [])
+    ids = add(queue, 3)
+    version, changes = queue.changed_since(version, 10)
+    assert [job.job_id for job in changes] == ids
+    assert queue.changed_since(version, 10) == (version, [])
+
+    claim = take(queue)
+    for change in (
+        lambda: queue.advance(claim, Step.GENERATING, 0.1),
+        lambda: queue.release(claim),
+        lambda: queue.cancel(ids[0]),
+        lambda: queue.retry(ids[0]),
+    ):
+        before = queue.version()
+        change()
+        assert queue.version() > before
+        version, changes = queue.changed_since(version, 10)
+        assert [job.job_id for job in changes] == [ids[0]]
+
+
+def test_a_watcher_that_lags_catches_up_page_by_page(queue: JobQueue) -> None:
+    batches = [add(queue, 3) for _ in range(5)]
+    seen: list[str] = []
+    version, pages = 0, 0
+    while changes := queue.changed_since(version, 4)[1]:
+        version = changes[-1].version
+        seen += [job.job_id for job in changes]
+        pages += 1
+    assert seen == [job_id for batch in batches for job_id in batch]
+    assert pages == 3
+
+
+def test_a_heartbeat_is_no_change(queue: JobQueue) -> None:
+    add(queue)
+    claim = take(queue)
+    before = queue.version()
+    queue.heartbeat("w", [claim.token], LEASE_S)
+    queue.beat(worker())
+    assert queue.version() == before
+
+
+def test_a_watcher_misses_nothing_while_others_write(database: Database) -> None:
+    """Numbers become visible in their order: the trap is one that commits after a later one."""
+    queue = JobQueue(database)
+    seen: set[str] = set()
+    written = threading.Event()
+
+    def watch() -> None:
+        version = 0
+        while True:
+            last = written.is_set()
+            version, changes = queue.changed_since(version, 5)
+            seen.update(job.job_id for job in changes)
+            if last and not changes:
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with ThreadPoolExecutor(6) as pool:
+        ids = [job_id for batch in pool.map(lambda _: add(queue, 2), range(60)) for job_id in batch]
+    written.set()
+    watcher.join()
+    assert seen == set(ids)
+
+
+# Threads and processes
+
+
+def test_eight_threads_claim_each_job_exactly_once(database: Database) -> None:
+    queue = JobQueue(database)
+    ids = {job_id for _ in range(20) for job_id in add(queue, 10)}
+
+    def work(name: int) -> list[str]:
+        mine: list[str] = []
+        while claims := queue.claim(f"w{name}", 3, LEASE_S):
+            mine += [claim.job_id for claim in claims]
+        return mine
+
+    with ThreadPoolExecutor(8) as pool:
+        claimed = [job_id for mine in pool.map(work, range(8)) for job_id in mine]
+    assert Counter(claimed) == dict.fromkeys(ids, 1)
+
+
+PREAMBLE = """
+import sys, time
+from studio.schemas import GenerationRequest
+from studio.store.db import Database
+from studio.store.queue import JobQueue
+database = Database(sys.argv[1])
+queue = JobQueue(database)
+request = GenerationRequest(prompt="made elsewhere", model="mini", seed=1)
+"""
+
+
+def start(script: str, url: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", PREAMBLE + script, url], stdout=subprocess.PIPE, text=True)
+
+
+def lines(process: subprocess.Popen[str], count: int) -> list[str]:
+    assert process.stdout is not None
+    return [process.stdout.readline().strip() for _ in range(count)]
+
+
+def kill(process: subprocess.Popen[str]) -> list[str]:
+    """Kill -9; returns what it had still said."""
+    process.send_signal(signal.SIGKILL)
+    return process.communicate()[0].split()
+
+
+def test_two_processes_share_one_queue(database: Database, database_url: str) -> None:
+    queue = JobQueue(database)
+    ids = {job_id for _ in range(6) for job_id in add(queue, 10)}
+    script = """
+print("ready", flush=True)
+while claims := queue.claim(sys.argv[0], 2, 30.0):
+    for claim in claims:
+        print(claim.job_id, flush=True)
+        queue.release(claim) if claim.retry_count else queue.fail(claim, "no", None)
+"""
+    children = [start(script, database_url) for _ in range(2)]
+    claimed = [line for child in children for line in child.communicate(timeout=60)[0].split() if line != "ready"]
+    assert Counter(claimed) == dict.fromkeys(ids, 1)
+    assert queue.stats().failed_jobs == len(ids)
+
+
+def test_a_process_killed_in_mid_claim_has_claimed_nothing(database: Database, database_url: str) -> None:
+    queue = JobQueue(database)
+    add(queue)
+    script = """
+from sqlmodel import text
+with database.write() as session:
+    session.connection().execute(text("UPDATE ledger SET version = version + 1"))
+    session.connection().execute(text("UPDATE generations SET status = 'processing', lease_token = 'ghost'"))
+    print("half way", flush=True)
+    time.sleep(60)
+"""
+    child = start(script, database_url)
+    assert lines(child, 1) == ["half way"]
+    kill(child)
+    assert take(queue).retry_count == 0
+
+
+def test_a_process_killed_while_it_works_leaves_a_job_that_is_found(database: Database, database_url: str) -> None:
+    queue = JobQueue(database)
+    (job_id,) = add(queue)
+    child = start("print(queue.claim('w', 1, 0.2)[0].job_id, flush=True); time.sleep(60)", database_url)
+    assert lines(child, 1) == [job_id]
+    kill(child)
+    assert queue.get(job_id).status is JobStatus.PROCESSING
+    time.sleep(0.25)
+    assert queue.recover("fail", 3, 1.0, lives).interrupted == [job_id]
+    assert queue.get(job_id).status is JobStatus.FAILED
+
+
+def test_an_acknowledged_job_survives_kill_9(database: Database, database_url: str) -> None:
+    queue = JobQueue(database)
+    child = start("while True: print(queue.enqueue([request])[0].job_id, flush=True)", database_url)
+    acknowledged = lines(child, 20)
+    acknowledged += [line for line in kill(child) if len(line) == len(acknowledged[0])]
+    assert all(queue.get(job_id).status is JobStatus.PENDING for job_id in acknowledged)
+    assert queue.stats().pending_jobs - len(acknowledged) in (0, 1)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_lost_connection_is_an_error_once(database: Database) -> None:
+    queue = JobQueue(database)
+    add(queue)
+    with pytest.raises(DatabaseUnavailable):
+        hang_up(database)
+    assert queue.stats().pending_jobs == 1
+
+
+def hang_up(database: Database) -> None:
+    with database.write() as session:
+        session.connection().execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
