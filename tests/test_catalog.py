@@ -53,7 +53,7 @@ def test_a_fine_tune_in_the_data_dir_is_found_by_its_name(settings: Settings) ->
     assert resolve("my-jazz", settings).folder == folder
     assert resolve(str(folder), settings).folder == folder
     assert local_models(settings) == ["my-jazz"]
-    with pytest.raises(ModelNotFound, match="There are: .*my-jazz"):
+    with pytest.raises(ModelNotFound, match=r"There are: .*my-jazz"):
         resolve("nonsense", settings)
 
 
