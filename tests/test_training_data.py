@@ -11,10 +11,12 @@ import pytest
 
 from studio.training import words
 from studio.training.captions import captions, evaluation_prompts
-from studio.training.compose import INSTRUMENTS, KITS, Description, Piece, compose
+from studio.training.compose import INSTRUMENTS, KITS, Description, Note, Piece, Track, compose
 from studio.training.compose.genres import GENRES
 from studio.training.compose.instruments import Instrument
 from studio.training.compose.theory import KEYS, MODES
+from studio.training.data import build, read_shards
+from studio.training.render import PEAK, Renderer, SoundfontMissingError, find_soundfont
 from studio.training.words import Words
 
 SEEDS = range(400)
@@ -160,17 +162,18 @@ def _overlap(ways: Words) -> set[str]:
 @pytest.fixture(scope="module")
 def soundfont() -> Path:
     pytest.importorskip("tinysoundfont")
-    from studio.training.render import SoundfontMissingError, find_soundfont
-
     try:
         return find_soundfont()
     except SoundfontMissingError as error:
         pytest.skip(str(error))
 
 
-def test_shards_hold_music_and_are_not_made_twice(soundfont: Path, tmp_path: Path) -> None:
-    from studio.training.data import build, read_shards
+@pytest.fixture(scope="module")
+def renderer(soundfont: Path) -> Renderer:
+    return Renderer(soundfont)
 
+
+def test_shards_hold_music_and_are_not_made_twice(soundfont: Path, tmp_path: Path) -> None:
     build(tmp_path, 2, soundfont=soundfont)
     (shard,) = read_shards(tmp_path)
     assert shard.audio.shape == (2, 960_000)
@@ -185,10 +188,7 @@ def test_shards_hold_music_and_are_not_made_twice(soundfont: Path, tmp_path: Pat
     assert not list(tmp_path.glob("*.part*"))
 
 
-def test_rendering_does_not_depend_on_what_was_rendered_before(soundfont: Path) -> None:
-    from studio.training.render import PEAK, Renderer
-
-    renderer = Renderer(soundfont)
+def test_rendering_does_not_depend_on_what_was_rendered_before(renderer: Renderer) -> None:
     first = renderer.render(compose(4, 6.0))
     renderer.render(compose(9, 6.0))
     again = renderer.render(compose(4, 6.0))
@@ -197,8 +197,17 @@ def test_rendering_does_not_depend_on_what_was_rendered_before(soundfont: Path) 
     np.testing.assert_array_equal(first, again)
 
 
-def test_a_missing_soundfont_says_what_to_install() -> None:
-    from studio.training.render import SoundfontMissingError, find_soundfont
+def test_the_piano_is_louder_when_struck_harder(renderer: Renderer) -> None:
+    """tinysoundfont leaves MuseScore's piano behind a closed filter, where harder is softer."""
 
+    def level(velocity: int) -> float:
+        note = Note(0.0, 0.4, 64, velocity)
+        track = Track("lead", "piano", 0, False, 0.0, 0.0, 0.0, (note,))
+        return float(np.sqrt(np.mean(renderer.play(track, 16_000) ** 2)))
+
+    assert level(50) < level(75) < level(95) < level(115)
+
+
+def test_a_missing_soundfont_says_what_to_install() -> None:
     with pytest.raises(SoundfontMissingError, match="musescore-general-soundfont-small"):
         find_soundfont(Path("/nowhere.sf3"))

@@ -15,6 +15,7 @@ from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import butter, fftconvolve, sosfilt
 
 from studio.training.compose import Piece, Track
+from studio.training.soundfont import read_opened
 
 Audio = NDArray[np.float32]
 
@@ -59,7 +60,7 @@ class Renderer:
 
         self.sample_rate = sample_rate
         self._synth: Any = tinysoundfont.Synth(samplerate=sample_rate)
-        self._font: int = self._synth.sfload(str(find_soundfont(soundfont)))
+        self._font: int = self._synth.sfload(read_opened(find_soundfont(soundfont)))
         self._impulse = _impulse(sample_rate)
 
     def render(self, piece: Piece, seconds: float | None = None) -> Audio:
@@ -73,14 +74,14 @@ class Renderer:
         mix = np.zeros((2, samples), np.float32)
         send = np.zeros(samples, np.float32)
         for track in piece.tracks:
-            audio = _levelled(self._play(track, samples), 10 ** (track.level / 20))
+            audio = _levelled(self.play(track, samples), 10 ** (track.level / 20))
             mix += _pan(track.pan)[:, None] * audio
             send += track.reverb * audio
         mix += fftconvolve(send, self._impulse)[:samples].astype(np.float32)
         return mix
 
-    def _play(self, track: Track, samples: int) -> Audio:
-        """One track alone, float32 [samples]."""
+    def play(self, track: Track, samples: int) -> Audio:
+        """One track alone, as the synth gives it: float32 [samples] in mono."""
         synth, rate = self._synth, self.sample_rate
         bank = DRUM_BANK if track.is_drums else 0
         synth.program_select(CHANNEL, self._font, bank, track.program, track.is_drums)

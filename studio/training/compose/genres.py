@@ -189,7 +189,7 @@ GENRES: dict[str, Genre] = {
             comps=("strings", "choir", "synth strings"),
             comp_patterns=("eighths", "whole", "half", "arp up"), basses=("cello", "double bass"),
             bass_patterns=("whole", "quarters", "eighths"), drums=("epic", "epic slow"),
-            kits=("orchestral kit", "power kit"), drum_share=0.45, metres=("4/4", "4/4", "6/8"),
+            kits=("power kit", "room kit"), drum_share=0.45, metres=("4/4", "4/4", "6/8"),
             pads=("choir", "brass section", "french horn"), pad_share=0.5,
             lead_density=("sparse", "medium"), solo_share=0.03, reverb=0.5,
         ),
@@ -272,7 +272,7 @@ GENRES: dict[str, Genre] = {
             leads=("piano", "strings", "accordion", "violin", "clarinet"),
             comps=("piano", "strings", "accordion", "harp"), comp_patterns=("quarters",),
             basses=("double bass",), bass_patterns=("whole",), drums=("pulse",),
-            kits=("brush kit", "orchestral kit"), drum_share=0.25, metres=("3/4",), solo_share=0.2,
+            kits=("brush kit",), drum_share=0.25, metres=("3/4",), solo_share=0.2,
         ),
         Genre(
             name="latin", bpm=(86, 132), moods=("energetic", "happy", "groovy", "romantic"),
@@ -308,7 +308,7 @@ GENRES: dict[str, Genre] = {
             leads=("trumpet", "brass section", "piccolo", "trombone", "clarinet", "french horn"),
             comps=("brass section", "french horn"), comp_patterns=("march", "quarters"), basses=("tuba",),
             bass_patterns=("root fifth",), drums=("march", "march roll"),
-            kits=("orchestral kit", "standard kit"), drum_share=0.88, solo_share=0.02, energy=2,
+            kits=("standard kit", "room kit"), drum_share=0.88, solo_share=0.02, energy=2,
         ),
         Genre(
             name="ragtime", bpm=(84, 128), moods=("playful", "happy", "nostalgic"),

@@ -115,5 +115,4 @@ KITS: dict[str, int] = {
     "analog kit": 25,
     "jazz kit": 32,
     "brush kit": 40,
-    "orchestral kit": 48,
 }
