@@ -35,7 +35,7 @@ class RateLimiter:
 
     def __init__(self, settings: Settings, window_s: int = WINDOW_S) -> None:
         self._enabled = settings.rate_limit_enabled
-        self._exempt = _Clients(settings.rate_limit_whitelist)
+        self._exempt = Clients(settings.rate_limit_whitelist)
         self._limits: list[RateLimitItem] = [RateLimitItemPerSecond(settings.rate_limit_per_minute, window_s)]
         self._storage = MemoryStorage()
         self._granted = MovingWindowRateLimiter(self._storage)
@@ -73,8 +73,11 @@ class RateLimiter:
         return bisect.bisect_left(range(window_s), True, key=fits_after)
 
 
-class _Clients:
-    """Addresses, networks and names out of a setting; `localhost` is every loopback address."""
+class Clients:
+    """Addresses, networks and names out of a setting; `localhost` is every loopback address.
+
+    `client in clients` compares addresses, however they are written.
+    """
 
     def __init__(self, entries: Sequence[str]) -> None:
         self._networks: list[Network] = []
@@ -100,7 +103,7 @@ def client_of(peer: str, forwarded_for: str | None, trusted_proxies: Sequence[st
 
     What stands further left in X-Forwarded-For is the client's own word.
     """
-    proxies = _Clients(trusted_proxies)
+    proxies = Clients(trusted_proxies)
     client = peer
     for hop in reversed((forwarded_for or "").split(",")):
         address = _address(hop)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 PROMPT_MIN, PROMPT_MAX = 3, 500  # characters, after trimming
 DURATION_MIN_S, DURATION_MAX_S, DURATION_DEFAULT_S = 1.0, 30.0, 8.0
@@ -116,6 +116,18 @@ class BatchRequest(Model):
     """One to ten requests that are accepted together or not at all."""
 
     requests: list[GenerationRequest] = Field(min_length=1, max_length=BATCH_MAX)
+
+
+class JobsRequest(Model):
+    """Which jobs to list. Read from text, so `"2"` is a page number."""
+
+    model_config = ConfigDict(strict=False)
+
+    status: Annotated[JobStatus | None, BeforeValidator(lambda value: None if value == "" else value)] = Field(
+        None, description="Only jobs of this status."
+    )
+    page: int = Field(1, ge=1, le=1_000_000, description="Counts from 1.")
+    page_size: int = Field(20, ge=1, le=100, description="Jobs on a page.")
 
 
 class JobAccepted(View):

@@ -1,0 +1,238 @@
+"""Gradio's named endpoints: the REST routes' twins for `gradio_client`. They translate and decide nothing.
+
+A generation never runs inside Gradio's queue: an endpoint puts a job into the studio's and at most watches it.
+(Annotations are evaluated here: Gradio reads return types as they stand.)
+"""
+
+import asyncio
+import functools
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import gradio as gr
+from anyio import to_thread
+from gradio.processing_utils import save_file_to_cache
+from gradio.utils import get_upload_folder
+from pydantic import ValidationError
+
+from studio.api.rest import INTERNAL_ERROR
+from studio.api.security import client_of_request
+from studio.errors import StudioError
+from studio.runtime import Studio
+from studio.schemas import BatchRequest, GenerationRequest, JobsRequest, JobStatus, JobView, Model, View, describe
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.2
+SIGN_OF_LIFE_S = 1.0  # a client that has gone is noticed at the next item, so there is one even when nothing happens
+DEFAULT: dict[str, Any] = {name: field.default for name, field in GenerationRequest.model_fields.items()}
+LIST: dict[str, Any] = {name: field.default for name, field in JobsRequest.model_fields.items()}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Json = dict[str, Any]
+if TYPE_CHECKING:
+    Items = AsyncIterator[tuple[Json, gr.FileData | None]]
+else:
+    Items = tuple[Json, gr.FileData | None]  # Gradio documents a generator by the type of an item
+
+
+class JobRequest(Model):
+    """Which job."""
+
+    job_id: str
+    force: bool = False
+
+
+def register(studio: Studio, closing: threading.Event) -> None:
+    """Add the endpoints to the Blocks that is being built. `closing` is set when the server goes down."""
+    endpoints = Endpoints(studio, closing)
+    for name in (
+        "generate", "generate_and_wait", "generate_batch", "job", "cancel", "jobs", "queue_stats", "health",
+    ):  # fmt: skip
+        gr.api(getattr(endpoints, name), api_name=name, concurrency_limit=None)
+
+
+def sentences(function: Callable[P, R]) -> Callable[P, R]:
+    """Errors reach the client as the sentences that REST says; what nobody expects stays in the log."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            raise sentence(error) from error
+
+    return wrapped
+
+
+def sentence(error: Exception) -> gr.Error:
+    """The error as Gradio shows it."""
+    if isinstance(error, gr.Error):
+        return error
+    if isinstance(error, ValidationError):
+        text = "; ".join(f"{field}: {message}" for field, message in describe(error))
+    elif isinstance(error, StudioError):
+        text = str(error)
+    else:
+        logger.error("An endpoint failed", exc_info=error)
+        text = INTERNAL_ERROR
+    return gr.Error(text, print_exception=False)
+
+
+class Endpoints:
+    """One method an endpoint; its signature and its docstring are the endpoint's documentation."""
+
+    def __init__(self, studio: Studio, closing: threading.Event) -> None:
+        self._studio = studio
+        self._closing = closing
+
+    @sentences
+    def generate(
+        self,
+        request: gr.Request,
+        prompt: str,
+        duration: float = DEFAULT["duration"],
+        temperature: float = DEFAULT["temperature"],
+        top_k: int = DEFAULT["top_k"],
+        top_p: float = DEFAULT["top_p"],
+        cfg_coef: float = DEFAULT["cfg_coef"],
+        seed: int | None = DEFAULT["seed"],
+        model: str | None = DEFAULT["model"],
+    ) -> Json:
+        """Put a request into the queue: returns `job_id`, `status`, `current_step`, `estimated_time_seconds`,
+        `created_at`."""
+        asked = GenerationRequest(
+            prompt=prompt, duration=duration, temperature=temperature, top_k=top_k,
+            top_p=top_p, cfg_coef=cfg_coef, seed=seed, model=model,
+        )  # fmt: skip
+        return _json(self._studio.submit(asked, self._client(request)))
+
+    async def generate_and_wait(
+        self,
+        request: gr.Request,
+        prompt: str,
+        duration: float = DEFAULT["duration"],
+        temperature: float = DEFAULT["temperature"],
+        top_k: int = DEFAULT["top_k"],
+        top_p: float = DEFAULT["top_p"],
+        cfg_coef: float = DEFAULT["cfg_coef"],
+        seed: int | None = DEFAULT["seed"],
+        model: str | None = DEFAULT["model"],
+    ) -> Items:
+        """Put a request into the queue and yield the job as it advances; the last item has the audio file too.
+        Whoever leaves early cancels the job."""
+        visit = _Visit(self._studio, self._closing)
+        try:
+            ask = functools.partial(
+                self.generate, request, prompt, duration, temperature, top_k, top_p, cfg_coef, seed, model
+            )
+            await to_thread.run_sync(visit.begin, ask)
+            async for job in visit.items():
+                yield _json(job), await to_thread.run_sync(self._audio, job)
+        except Exception as error:
+            raise sentence(error) from error
+        finally:
+            visit.leave()
+        if job.status is not JobStatus.COMPLETED:
+            raise gr.Error(job.error_message or "The job was cancelled.", print_exception=False)
+
+    @sentences
+    def generate_batch(self, request: gr.Request, requests: list[dict[str, Any]]) -> Json:
+        """Put up to ten requests into the queue, or none of them: returns `job_ids`, `total_jobs`,
+        `estimated_total_time_seconds`."""
+        batch = BatchRequest.model_validate({"requests": requests})
+        return _json(self._studio.submit_batch(batch, self._client(request)))
+
+    @sentences
+    def job(self, job_id: str) -> Json:
+        """One job as it is now: its step, its progress, its place in the queue, and its audio when it is done."""
+        return _json(self._studio.job(JobRequest(job_id=job_id).job_id))
+
+    @sentences
+    def cancel(self, job_id: str, force: bool = False) -> Json:
+        """Cancel a job that waits; with `force` also one that is being processed, at its next decode step."""
+        asked = JobRequest(job_id=job_id, force=force)
+        return _json(self._studio.cancel(asked.job_id, asked.force))
+
+    @sentences
+    def jobs(
+        self,
+        status: str | None = LIST["status"],
+        page: int = LIST["page"],
+        page_size: int = LIST["page_size"],
+    ) -> Json:
+        """Jobs, newest first; `status` is one of pending, processing, completed, failed, cancelled."""
+        asked = JobsRequest.model_validate({"status": status, "page": page, "page_size": page_size})
+        return _json(self._studio.jobs(asked.status, asked.page, asked.page_size))
+
+    @sentences
+    def queue_stats(self) -> Json:
+        """The queue in six figures."""
+        return _json(self._studio.queue_stats())
+
+    @sentences
+    def health(self) -> Json:
+        """Database, GPU, queue and disk space, and their sum."""
+        return _json(self._studio.health())
+
+    def _client(self, request: gr.Request) -> str:
+        return client_of_request(request, self._studio.settings)
+
+    def _audio(self, job: JobView) -> Json | None:
+        """A copy of the job's audio where Gradio serves files from: of the studio's own it serves none."""
+        if job.file_url is None:
+            return None
+        path = self._studio.track_path(Path(job.file_url).name)
+        copy = save_file_to_cache(path, cache_dir=get_upload_folder())
+        return {"path": copy, "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+
+
+class _Visit:
+    """Somebody waits for a job. When they leave before its end, it is cancelled, also if it is only just enqueued."""
+
+    def __init__(self, studio: Studio, closing: threading.Event) -> None:
+        self._studio = studio
+        self._closing = closing
+        self._left = threading.Event()
+        self._job_id: str | None = None
+
+    def begin(self, ask: Callable[[], Json]) -> None:
+        self._job_id = ask()["job_id"]
+        if self._left.is_set():
+            self._cancel()
+
+    async def items(self) -> AsyncIterator[JobView]:
+        """The job whenever it has changed, and now and then when it has not, until it has ended."""
+        assert self._job_id
+        last: JobView | None = None
+        told_at = 0.0
+        while not (last and last.status.ended):
+            job = await to_thread.run_sync(self._studio.job, self._job_id)
+            if job != last or time.monotonic() - told_at >= SIGN_OF_LIFE_S:
+                last, told_at = job, time.monotonic()
+                yield job
+            if not job.status.ended:
+                await asyncio.sleep(POLL_S)
+
+    def leave(self) -> None:
+        """Never waits: it is called while Gradio cancels the task or closes the generator."""
+        self._left.set()
+        if self._job_id and not self._closing.is_set():  # a server that goes down keeps its jobs
+            threading.Thread(target=self._cancel, name="cancel", daemon=True).start()
+
+    def _cancel(self) -> None:
+        assert self._job_id
+        try:
+            if not self._studio.job(self._job_id).status.ended:
+                self._studio.cancel(self._job_id, force=True)
+        except StudioError as error:
+            logger.info("Nothing to cancel: %s", error, extra={"job_id": self._job_id})
+
+
+def _json(model: View) -> Json:
+    return model.model_dump(mode="json")

@@ -1,0 +1,401 @@
+"""The REST routes under /api/v1: HTTP in, the facade's models out. They translate and decide nothing.
+
+Every error has one shape: `{"error": sentence}`, and where a request is not valid also the fields that are wrong:
+`{"error": …, "detail": [{"field": "requests.3.duration", "message": …}]}`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import re
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
+from fastapi import Path as Path_
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from studio.api import examples
+from studio.api.examples import Probe, answers
+from studio.api.security import ErrorResponse, client_of_request
+from studio.errors import (
+    DatabaseUnavailable,
+    DiskFull,
+    InvalidRequest,
+    JobConflict,
+    JobNotFound,
+    ModelNotFound,
+    RateLimited,
+    StudioError,
+)
+from studio.runtime import Studio
+from studio.schemas import (
+    BatchAccepted,
+    BatchRequest,
+    CancelResult,
+    GenerationRequest,
+    HealthReport,
+    HealthStatus,
+    JobAccepted,
+    JobPage,
+    JobsRequest,
+    JobView,
+    QueueStats,
+)
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "/api/v1"
+INTERNAL_ERROR = "Something went wrong inside the studio; its log says what."
+UNAVAILABLE_RETRY_S = 5
+PROBES = 8  # at once, in threads of their own: a database that hangs takes all others
+FIELDS_NAMED_MAX = 20  # a body of 1 MB can be wrong in a hundred thousand of them
+TRACK_HEADERS = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+MEDIA_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
+ONE_RANGE = r"\s*([0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})\s*"
+RANGES = re.compile(rf"bytes={ONE_RANGE}(?:,{ONE_RANGE})*")
+STATUS_OF: list[tuple[type[StudioError], int]] = [
+    (InvalidRequest, 422),
+    (ModelNotFound, 422),
+    (JobNotFound, 404),
+    (JobConflict, 409),
+    (RateLimited, 429),
+    (DatabaseUnavailable, 503),
+    (DiskFull, 503),
+]
+
+
+class _Request(Request):
+    """Every body that is not JSON is refused as such: bad UTF-8, a number of 5000 digits, 100 000 brackets too."""
+
+    async def json(self) -> Any:
+        try:
+            return json.loads(await self.body())
+        except json.JSONDecodeError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise json.JSONDecodeError(str(error), "", 0) from error
+
+
+class _Route(APIRoute):
+    """What a route does not expect is logged with its stack and answered without."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_all(request: Request) -> Response:
+            try:
+                return await handle(_Request(request.scope, request.receive))
+            except (StudioError, HTTPException, RequestValidationError):
+                raise
+            except Exception:
+                logger.exception("%s %s failed", request.method, request.url.path)
+                return ErrorResponse(500, INTERNAL_ERROR)
+
+        return handle_all
+
+
+router = APIRouter(route_class=_Route)
+
+
+def build(studio: Studio) -> FastAPI:
+    """The routes as an application of their own, to be mounted at `PREFIX`: its errors stay inside it."""
+    app = FastAPI(
+        title="Studio",
+        description="Text to music: put requests into the queue, follow the jobs, fetch the audio.",
+        version=version("studio"),
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers={
+            StudioError: _studio_error, HTTPException: _http_error, RequestValidationError: _invalid,
+        },
+    )  # fmt: skip
+    app.state.studio = studio
+    app.state.probes = CapacityLimiter(PROBES)
+    app.include_router(router)
+    app.mount("/static", StaticFiles(directory=_page_assets()))
+    return app
+
+
+def _studio(request: Request) -> Studio:
+    studio: Studio = request.app.state.studio
+    return studio
+
+
+TheStudio = Annotated[Studio, Depends(_studio)]
+JobId = Annotated[str, Path_(description="As `generate` returned it.", examples=[examples.JOB_ID])]
+
+
+# Jobs
+
+
+@router.post(
+    "/generate",
+    status_code=202,
+    tags=["jobs"],
+    responses=answers(
+        202, "The job is on disk; `Location` is where to follow it.", examples.ACCEPTED, 413, 422, 429, 503
+    ),
+)
+def generate(
+    studio: TheStudio,
+    request: Request,
+    response: Response,
+    body: Annotated[GenerationRequest, Body(examples=[examples.REQUEST])],
+) -> JobAccepted:
+    """Put a request into the queue."""
+    accepted = studio.submit(body, client_of_request(request, studio.settings))
+    response.headers["Location"] = f"{PREFIX}/jobs/{accepted.job_id}"
+    return accepted
+
+
+@router.post(
+    "/generate/batch",
+    status_code=202,
+    tags=["jobs"],
+    responses=answers(202, "All jobs are on disk.", examples.BATCH_ACCEPTED, 413, 422, 429, 503),
+)
+def generate_batch(
+    studio: TheStudio, request: Request, body: Annotated[BatchRequest, Body(examples=[examples.BATCH])]
+) -> BatchAccepted:
+    """Put up to ten requests into the queue, or none of them. Each counts as one against the rate limit."""
+    return studio.submit_batch(body, client_of_request(request, studio.settings))
+
+
+@router.get("/jobs/{job_id}", tags=["jobs"], responses=answers(200, "The job.", examples.JOB, 404, 503))
+def job(studio: TheStudio, job_id: JobId) -> JobView:
+    """One job as it is now: its step, its progress, its place in the queue, and its audio when it is done."""
+    return studio.job(job_id)
+
+
+@router.delete(
+    "/jobs/{job_id}", tags=["jobs"], responses=answers(200, "It is cancelled.", examples.CANCELLED, 404, 409, 503)
+)
+def cancel(
+    studio: TheStudio,
+    job_id: JobId,
+    force: Annotated[
+        bool, Query(description="Also stop a job that is being processed, at its next decode step.")
+    ] = False,
+) -> CancelResult:
+    """Cancel a job that waits, also one that waits for its next attempt."""
+    return studio.cancel(job_id, force)
+
+
+@router.get("/jobs", tags=["jobs"], responses=answers(200, "A page of jobs.", examples.JOBS, 422, 503))
+def jobs(studio: TheStudio, asked: Annotated[JobsRequest, Query()]) -> JobPage:
+    """Jobs, newest first."""
+    return studio.jobs(asked.status, asked.page, asked.page_size)
+
+
+# Audio
+
+
+@router.head("/files/{filename}", include_in_schema=False)
+@router.get(
+    "/files/{filename}",
+    tags=["audio"],
+    response_class=FileResponse,
+    responses={
+        200: {"description": "The audio.", "content": {"audio/wav": {"example": "RIFF…"}}},
+        206: {"description": "The bytes that `Range` asks for.", "content": {"audio/wav": {"example": "RIFF…"}}},
+        **answers(404, examples.MEANINGS[404], examples.ERRORS[404], 416),
+    },
+)
+def file(
+    studio: TheStudio,
+    request: Request,
+    filename: Annotated[str, Path_(description="The end of a job's `file_url`.", examples=[examples.FILENAME])],
+) -> FileResponse:
+    """A finished job's audio, whole or in part (HTTP Range)."""
+    try:
+        path = studio.track_path(filename)
+        stat = path.stat()
+    except (JobNotFound, OSError) as error:
+        raise HTTPException(404, f"There is no file {filename[:100]!r}.") from error
+    _keep_satisfiable_ranges(request, stat.st_size)
+    media_type = MEDIA_TYPES.get(path.suffix)
+    return FileResponse(
+        path, headers=TRACK_HEADERS, media_type=media_type, stat_result=stat,
+        filename=path.name, content_disposition_type="inline",
+    )  # fmt: skip
+
+
+def _keep_satisfiable_ranges(request: Request, size: int) -> None:
+    """Leave in the Range header what FileResponse understands: it refuses what RFC 9110 (14.2) tells to ignore.
+
+    Raises:
+        HTTPException: 416, no range is within the file.
+    """
+    asked = request.headers.get("range")
+    if asked is None:
+        return
+    ranges = _ranges(asked, size)
+    if ranges == [] and "if-range" not in request.headers:
+        sentence = f"The file has {size} bytes; none of them is in that range."
+        raise HTTPException(416, sentence, {"Content-Range": f"bytes */{size}"})
+    kept = [item for item in request.scope["headers"] if item[0] != b"range"]
+    if ranges:
+        kept.append((b"range", b"bytes=" + ",".join(f"{first}-{last}" for first, last in ranges).encode()))
+    request.scope["headers"] = kept
+
+
+def _ranges(asked: str, size: int) -> list[tuple[int, int]] | None:
+    """The satisfiable ones as (first, last) byte, within the file; nothing when the header is not valid."""
+    if not RANGES.fullmatch(asked):
+        return None
+    ranges = []
+    for part in asked.removeprefix("bytes=").split(","):
+        first, _, last = part.strip().partition("-")
+        if first and last and int(first) > int(last):
+            return None
+        start = int(first) if first else max(size - int(last), 0)
+        end = min(int(last), size - 1) if first and last else size - 1
+        if start <= end:
+            ranges.append((start, end))
+    return ranges
+
+
+# The studio itself
+
+
+@router.get("/queue/stats", tags=["studio"], responses=answers(200, "The figures.", examples.STATS, 503))
+def queue_stats(studio: TheStudio) -> QueueStats:
+    """The queue in six figures."""
+    return studio.queue_stats()
+
+
+@router.get(
+    "/health",
+    tags=["studio"],
+    responses={
+        **answers(200, "Healthy, or degraded: everything works.", examples.HEALTH),
+        **answers(503, "Unhealthy: a critical check fails.", examples.UNHEALTHY),
+    },
+)
+async def health(studio: TheStudio, request: Request, response: Response) -> HealthReport:
+    """Database, GPU, queue and disk space."""
+    report = await to_thread.run_sync(studio.health, limiter=request.app.state.probes)
+    if report.status is HealthStatus.UNHEALTHY:
+        response.status_code = 503
+    return report
+
+
+@router.get(
+    "/health/ready",
+    tags=["studio"],
+    responses={
+        **answers(200, "Requests can be taken.", examples.READY),
+        **answers(503, "They cannot, for now.", examples.NOT_READY),
+    },
+)
+async def ready(studio: TheStudio, request: Request, response: Response) -> Probe:
+    """Whether requests can be taken: for a load balancer."""
+    if await to_thread.run_sync(studio.ready, limiter=request.app.state.probes):
+        return examples.READY
+    response.status_code = 503
+    return examples.NOT_READY
+
+
+@router.get("/health/live", tags=["studio"], responses=answers(200, "It runs.", examples.LIVE))
+async def live() -> Probe:
+    """Whether the server runs at all: for whoever would restart it."""
+    return examples.LIVE
+
+
+# Documentation, from this machine: no content delivery network
+
+
+@router.get("/openapi.json", include_in_schema=False)
+def openapi(request: Request) -> JSONResponse:
+    """The routes with the paths that clients use."""
+    schema = request.app.openapi()
+    return JSONResponse({**schema, "paths": {PREFIX + path: item for path, item in schema["paths"].items()}})
+
+
+@router.get("/docs", include_in_schema=False)
+def docs() -> HTMLResponse:
+    """Swagger UI."""
+    return get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title="Studio – REST",
+        swagger_js_url="static/swagger-ui-bundle.js",
+        swagger_css_url="static/swagger-ui.css",
+        swagger_favicon_url="static/favicon.png",
+        swagger_ui_parameters={"validatorUrl": None},
+    )
+
+
+@router.get("/redoc", include_in_schema=False)
+def redoc() -> HTMLResponse:
+    """ReDoc."""
+    return get_redoc_html(
+        openapi_url="openapi.json",
+        title="Studio – REST",
+        redoc_js_url="static/redoc.standalone.js",
+        redoc_favicon_url="static/favicon.png",
+        with_google_fonts=False,
+    )
+
+
+def _page_assets() -> Path:
+    """Swagger UI and ReDoc as fastapi-offline carries them."""
+    found = importlib.util.find_spec("fastapi_offline")
+    assert found and found.origin
+    return Path(found.origin).parent / "static"
+
+
+# Errors
+
+
+async def _studio_error(_request: Request, error: Exception) -> ErrorResponse:
+    assert isinstance(error, StudioError)
+    status = next((status for kind, status in STATUS_OF if isinstance(error, kind)), 500)
+    match error:
+        case InvalidRequest(field=field, reason=reason):
+            return _fields_wrong([(field, reason)])
+        case ModelNotFound():
+            return _fields_wrong([("model", str(error))])
+        case RateLimited(retry_after_s=seconds):
+            return ErrorResponse(status, str(error), {"Retry-After": str(seconds)})
+    headers = {"Retry-After": str(UNAVAILABLE_RETRY_S)} if status == 503 else None
+    return ErrorResponse(status, str(error), headers)
+
+
+async def _http_error(request: Request, error: Exception) -> ErrorResponse:
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    sentence = f"{phrase}: {request.method} {request.url.path}" if error.detail == phrase else str(error.detail)
+    return ErrorResponse(error.status_code, sentence, dict(error.headers or {}))
+
+
+async def _invalid(request: Request, error: Exception) -> ErrorResponse:
+    assert isinstance(error, RequestValidationError)
+    return _fields_wrong([_field_wrong(request, item) for item in error.errors()[:FIELDS_NAMED_MAX]])
+
+
+def _field_wrong(request: Request, item: dict[str, Any]) -> tuple[str, str]:
+    """The field's path as the sender wrote it, and what is wrong, without the value that was sent."""
+    where = [str(part)[:100] for part in item["loc"]]
+    if item["type"] == "json_invalid":
+        return "body", f"This is not JSON: {item['ctx']['error']}"
+    if where == ["body"] and "json" not in request.headers.get("content-type", ""):
+        return "body", "Send a JSON object, with Content-Type: application/json"
+    return ".".join(where[1:]) or where[0], item["msg"].removeprefix("Value error, ")
+
+
+def _fields_wrong(fields: list[tuple[str, str]]) -> ErrorResponse:
+    sentence = "; ".join(f"{field}: {message}" for field, message in fields)
+    return ErrorResponse(422, sentence, detail=[{"field": field, "message": message} for field, message in fields])

@@ -1,0 +1,148 @@
+"""What is refused before any surface sees it: foreign host names and origins, too much body. And who the client is.
+
+Knows no routes. One gate stands before REST, Gradio's endpoints and the page alike.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from studio.limits import Clients, client_of
+from studio.settings import ENV_PREFIX, Settings
+
+BODY_MAX_BYTES = 1_000_000  # a batch of ten requests of the longest prompts has 30 kB
+HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class ErrorResponse(JSONResponse):
+    """`{"error": sentence, …}` in ASCII: whatever text came in, lone surrogates too, the body can be sent."""
+
+    def __init__(self, status_code: int, sentence: str, headers: dict[str, str] | None = None, **more: object) -> None:
+        super().__init__({"error": sentence, **more}, status_code, headers)
+
+    def render(self, content: object) -> bytes:
+        return json.dumps(content, allow_nan=False).encode("ascii")
+
+
+def client_of_request(request: HTTPConnection, settings: Settings) -> str:
+    """Who sends this request, for the rate limit. Takes a `gr.Request` as well."""
+    peer = request.client.host if request.client else "unknown"
+    forwarded_for = ",".join(request.headers.getlist("x-forwarded-for"))
+    return client_of(peer, forwarded_for, settings.trusted_proxies)
+
+
+def protect(app: FastAPI, settings: Settings) -> None:
+    """Put the gate before `app`. No foreign page may read answers or make a browser act.
+
+    Gradio echoes any Origin with credentials when the host is not localhost, and stands down where the app that it is
+    mounted on has a CORSMiddleware: here one that allows no origin.
+    """
+    app.add_middleware(CORSMiddleware, allow_origins=[])
+    app.add_middleware(Gate, settings=settings)
+
+
+class Gate:
+    """ASGI middleware: host names, origins, the body's size, and what only trusted proxies may say."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._proxies = Clients(settings.trusted_proxies)
+        self._hosts = [name.strip("[]").lower() for name in (*settings.allowed_hosts, settings.api_host)]
+        self._everywhere = _is_unspecified(settings.api_host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if (scope.get("client") or ("unknown", 0))[0] not in self._proxies:
+            scope["headers"] = [item for item in scope["headers"] if not _said_by_proxies(item[0])]
+        refusal = self._refusal(scope["method"], Headers(scope=scope))
+        if refusal is None:
+            body = await _read_body(Headers(scope=scope), receive)
+            if body is not None:
+                await self._app(scope, _replay(body, receive), send)
+                return
+            sentence = f"The body has more than {BODY_MAX_BYTES // 1000} kB."
+            refusal = ErrorResponse(413, sentence, {"Connection": "close"})
+        await refusal(scope, receive, send)
+
+    def _refusal(self, method: str, headers: Headers) -> ErrorResponse | None:
+        host = headers.get("host", "")
+        forwarded = headers.get("x-forwarded-host", host)
+        for name in (host, forwarded):
+            if not self._known(_host_name(name)):
+                hint = f"add it to {ENV_PREFIX}ALLOWED_HOSTS"
+                return ErrorResponse(400, f"The studio does not answer to the host name {name!r}: {hint}.")
+        origin = headers.get("origin")
+        if origin is None or method in READING_METHODS or self._known(_host_name(origin.partition("://")[2])):
+            return None
+        return ErrorResponse(403, f"Pages of {origin!r} may not use this studio.")
+
+    def _known(self, name: str | None) -> bool:
+        if name is None:
+            return False
+        if self._everywhere and is_address(name):  # rebinding a name needs a name
+            return True
+        return any(name == host or (host.startswith("*.") and name.endswith(host[1:])) for host in self._hosts)
+
+
+def _said_by_proxies(header: bytes) -> bool:
+    return header.startswith(b"x-forwarded-") or header == b"forwarded"
+
+
+def _host_name(authority: str) -> str | None:
+    """The lower-case host name of `name:port`, IPv6 without brackets; nothing of anything else."""
+    match = HOST.fullmatch(authority)
+    return match[1].strip("[]").lower() if match else None
+
+
+def is_address(name: str) -> bool:
+    """Whether a host is given by its address, not by a name."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_unspecified(host: str) -> bool:
+    return is_address(host) and ipaddress.ip_address(host).is_unspecified
+
+
+async def _read_body(headers: Headers, receive: Receive) -> bytes | None:
+    """The whole body; nothing when it is too large (announced, or sent in pieces) or breaks off."""
+    if "content-length" not in headers and "transfer-encoding" not in headers:
+        return b""
+    announced = headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > BODY_MAX_BYTES:
+        return None
+    body = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > BODY_MAX_BYTES:
+            return None
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed

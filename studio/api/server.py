@@ -1,0 +1,166 @@
+"""One process serves the page, the REST routes and Gradio's named endpoints. Gradio is imported when one is built."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from rich.console import Console
+
+from studio import health, log
+from studio.api import rest
+from studio.api.security import BODY_MAX_BYTES, is_address, protect
+from studio.errors import ConfigurationError
+from studio.runtime import Started, Studio
+from studio.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 0.5  # at a stop, for answers under way; streams that clients keep open end after it
+GIVE_UP_S = 3  # then uvicorn cancels whatever still runs
+GRADIO_CACHE_S = (3600, 86400)  # how often Gradio looks for copies to delete, and how old they get
+
+
+def serve(settings: Settings) -> None:
+    """Run the studio until SIGTERM or Ctrl+C.
+
+    Raises:
+        ConfigurationError: the address cannot be used.
+    """
+    log.configure(settings.log_level, settings.log_format)
+    listener = _listen(settings.api_host, settings.api_port)
+    studio = Studio(settings)
+    server = _Server(studio, listener)
+    started = studio.start(work=settings.embedded_worker)
+    try:
+        _introduce(settings, server.url, started)
+        server.run(sockets=[listener])
+    finally:
+        studio.stop()
+
+
+@contextlib.contextmanager
+def serving(studio: Studio, port: int = 0) -> Iterator[str]:
+    """Serve a started studio from a thread, for a notebook or a test; gives the URL. Port 0 takes a free one."""
+    listener = _listen(studio.settings.api_host, port)
+    server = _Server(studio, listener)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive() and not server.started:
+            thread.join(0.01)
+        yield server.url
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def build(studio: Studio, closing: threading.Event | None = None) -> FastAPI:
+    """The whole application. `closing` is set by the server when it goes down."""
+    _calm_gradio(studio.settings)
+    import gradio as gr
+
+    from studio.api import endpoints
+    from studio.ui import blocks
+
+    app = FastAPI(openapi_url=None)
+    protect(app, studio.settings)
+    app.mount(rest.PREFIX, rest.build(studio))
+    page = blocks.build(studio)
+    with page:
+        endpoints.register(studio, closing or threading.Event())
+    page.delete_cache = GRADIO_CACHE_S
+    options: dict[str, Any] = {
+        **blocks.looks(), "ssr_mode": False, "run_history": False, "mcp_server": False, "enable_monitoring": False,
+        "allowed_paths": [], "max_file_size": BODY_MAX_BYTES, "show_error": False,
+    }  # fmt: skip
+    gr.mount_gradio_app(app, page, path="/", **options)  # last: routes added after it are not found
+    page.has_launched = True  # or Gradio leaves its check of FileData paths off, as it does whenever it is mounted
+    return app
+
+
+def _calm_gradio(settings: Settings) -> None:
+    """Gradio reads these when it is imported: nothing goes out, and its copies lie in the data directory, not in a
+    folder under /tmp that all users of the machine share."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(settings.data_dir.resolve() / "cache"))
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn on a socket that is already bound, which stops soon and returns to its caller."""
+
+    def __init__(self, studio: Studio, listener: socket.socket) -> None:
+        host, port = listener.getsockname()[:2]
+        self.url = f"http://{_in_url(studio.settings.api_host, host)}:{port}"
+        self._closing = threading.Event()
+        config = uvicorn.Config(
+            build(studio, self._closing), log_config=None, access_log=False, server_header=False, ws="none",
+            proxy_headers=False,  # `security.Gate` decides whose word counts
+            timeout_graceful_shutdown=GIVE_UP_S,
+        )  # fmt: skip
+        super().__init__(config)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._closing.set()
+        asyncio.get_running_loop().call_later(GRACE_S, self._hang_up)
+        await super().shutdown(sockets)
+
+    def _hang_up(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.close()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Uvicorn's own raises the signal again when it has stopped, which would kill the studio before it has."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot listen on {host}:{port} ({error.strerror}): set DGX_MUSIC_API_PORT or DGX_MUSIC_API_HOST."
+        ) from error
+
+
+def _in_url(configured: str, bound: str) -> str:
+    host = configured if configured == "localhost" else bound
+    if host in ("0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
+def _introduce(settings: Settings, url: str, started: Started) -> None:
+    gpus = health.nvidia_smi() if settings.device != "cpu" else []
+    out = Console(highlight=False)
+    out.print(f"Studio    [bold]{url}[/bold]")
+    out.print(f"Model     {settings.model_name}, on {gpus[0].name if gpus else 'the CPU'}")
+    out.print(f"Data      {Path(settings.data_dir).resolve()}")
+    out.print(f"Recovered {started.pending} waiting, {len(started.interrupted)} interrupted")
+    if not _is_loopback(settings.api_host):
+        logger.warning("Everybody who reaches %s can use this studio: it asks for no password.", settings.api_host)
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
