@@ -1,0 +1,55 @@
+"""What the buttons of a job do: cancel, once more, again with a new seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from studio.errors import JobNotFound, StudioError
+from studio.runtime import Studio
+from studio.schemas import GenerationRequest, JobView
+from studio.ui.form import client_of, sentences
+from studio.ui.live import action
+
+RECENT = 8  # jobs that a browser's list shows
+
+
+def job_actions(studio: Studio) -> Callable[..., Any]:
+    """A listener for clicks on cards and rows: takes and gives the ids of this browser's jobs."""
+
+    def act(event: gr.EventData, request: gr.Request, mine: list[str] | None) -> Any:
+        name, job_id = action(event)
+        try:
+            if name == "cancel":
+                studio.cancel(job_id, force=True)
+            elif name in ("again", "retry"):
+                request_again = _request_of(studio.job(job_id), new_seed=name == "again")
+                return with_newest(mine, studio.submit(request_again, client_of(request, studio)).job_id)
+        except StudioError as error:
+            gr.Warning(" ".join(sentences(error)))
+        return gr.skip()
+
+    return act
+
+
+def with_newest(mine: list[str] | None, job_id: str) -> list[str]:
+    """A browser's list with one more job in front."""
+    return [job_id, *(mine or [])][:RECENT]
+
+
+def found(studio: Studio, job_ids: list[str]) -> list[JobView]:
+    """The jobs that (still) exist, in the given order."""
+    jobs = []
+    for job_id in job_ids:
+        try:
+            jobs.append(studio.job(job_id))
+        except JobNotFound:
+            continue
+    return jobs
+
+
+def _request_of(job: JobView, *, new_seed: bool) -> GenerationRequest:
+    fields = {name: getattr(job, name) for name in GenerationRequest.model_fields}
+    return GenerationRequest(**fields | ({"seed": None} if new_seed else {}))

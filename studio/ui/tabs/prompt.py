@@ -1,0 +1,83 @@
+"""The prompt tab: say what you want, watch it being made, hear it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from pydantic import ValidationError
+
+from studio.errors import StudioError
+from studio.runtime import Studio
+from studio.ui import cards
+from studio.ui.actions import found, job_actions, with_newest
+from studio.ui.form import client_of, controls, request_of, sentences
+from studio.ui.live import AS_TEXT, QUIET, live
+
+EXAMPLES = [
+    "lo-fi hip hop beat to study to, 80 bpm",
+    "sad piano, slow, no drums",
+    "fast drum and bass",
+    "dreamy ambient pads, no drums",
+    "funk bass and drums, 110 bpm",
+    "cheerful folk guitar",
+    "epic orchestra",
+    "slow blues",
+    "driving techno, 130 bpm",
+]
+
+
+@dataclass(frozen=True)
+class PromptTab:
+    """What the page wires to its live updates."""
+
+    mine: gr.BrowserState  # ids of this browser's jobs, newest first: they outlive the page and the server
+    asked: gr.State  # the job that the address names
+    recent: gr.HTML
+
+
+def build(studio: Studio, page: gr.Blocks) -> PromptTab:
+    """The tab's components and its listeners."""
+    mine = gr.BrowserState([], storage_key="studio-jobs", secret="studio")
+    draft = gr.BrowserState("", storage_key="studio-draft", secret="studio")
+    asked = gr.State(None)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=320, elem_id="composer"):
+            prompt = gr.Textbox(
+                show_label=False, label="Prompt", lines=3, max_lines=8, autofocus=True, elem_id="prompt",
+                placeholder="Describe the music: style, instruments, mood, tempo …", container=False,
+            )  # fmt: skip
+            problem = gr.HTML("", elem_classes=["maybe"], apply_default_css=False)
+            gr.HTML(cards.chips(EXAMPLES, "#prompt textarea"), apply_default_css=False)
+            form = controls(studio)
+            generate = gr.Button("Generate", variant="primary", size="lg", elem_classes=["go"])
+            gr.HTML(cards.KEYS, apply_default_css=False)
+        with gr.Column(scale=6, min_width=320):
+            gr.HTML('<h2 class="section">Your recent music</h2>', apply_default_css=False)
+            recent = live(cards.EMPTY)
+
+    def submit(request: gr.Request, mine: list[str] | None, prompt: str, *values: Any) -> tuple[Any, str]:
+        try:
+            accepted = studio.submit(request_of(prompt, *values), client_of(request, studio))
+        except (ValidationError, StudioError) as error:
+            return gr.skip(), cards.problems(sentences(error))
+        return with_newest(mine, accepted.job_id), ""
+
+    generate.click(submit, [mine, prompt, *form.all], [mine, problem], **QUIET)
+    recent.click(job_actions(studio), mine, mine, **QUIET)
+    prompt.change(None, prompt, draft, js=AS_TEXT, **QUIET)
+    page.load(None, draft, prompt, js=AS_TEXT, **QUIET)
+    page.load(_asked_for, None, asked, **QUIET)
+    return PromptTab(mine, asked, recent)
+
+
+def _asked_for(request: gr.Request) -> str | None:
+    job_id: str | None = request.query_params.get("job")
+    return job_id
+
+
+def show(studio: Studio, mine: list[str] | None, asked: str | None) -> str:
+    """The cards of the job that the address names and of this browser's jobs."""
+    ids = mine or []
+    return cards.cards(found(studio, [asked, *ids] if asked and asked not in ids else ids))
