@@ -32,7 +32,8 @@ from studio.training.data import read_shards
 log = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
-COMPLEX_WINDOWS = (512, 2048)  # samples; where phase is compared too
+COMPLEX_WINDOWS = (512, 2048)  # samples; in every step, where phase is compared too
+ALTERNATING_WINDOWS = (1024, 256, 4096)  # samples; one of them a step, since spectra cost more than the codec
 MEL_BANDS = {256: 24, 512: 40, 1024: 80, 2048: 128, 4096: 160}  # STFT window in samples -> bands
 DISTANCE_WINDOWS = (1024, 2048, 4096)  # samples
 DISTANCE_BANDS = 80
@@ -51,7 +52,8 @@ class CodecTraining:
     warmup: int = 100  # steps
     weight_decay: float = 0.01
     clip: float = 1.0  # norm of the gradient
-    ema_decay: float = 0.99
+    quantise_after: int = 300  # step; until then the latents go through as they are, and take shape
+    ema_decay: float = 0.98
     restart_below: float = 0.08  # a code used less than this share of the mean use starts again
     commitment: float = 0.25
     complex_weight: float = 0.3
@@ -154,10 +156,12 @@ def advance(state: State, config: CodecTraining, loss: SpectralLoss, audio: Tens
     state.codec.encoder.requires_grad_(codes_learn)
     with autocast(audio.device):
         latent = state.codec.encoder(audio)
-    quantised, commitment, codes = state.averages.quantise(latent.float(), state.step, learn=codes_learn)
+    quantised, commitment, codes = latent.float(), latent.new_zeros(()), None
+    if state.step >= config.quantise_after:
+        quantised, commitment, codes = state.averages.quantise(latent.float(), state.step, learn=codes_learn)
     with autocast(audio.device):
         decoded = state.codec.decoder(quantised)
-    mel, phase = loss(audio[:, 0], decoded[:, 0])
+    mel, phase = loss(audio[:, 0], decoded[:, 0], state.step)
     total = mel + config.complex_weight * phase + config.commitment * commitment
     parts = {"mel": mel, "complex": phase, "commitment": commitment}
     if adversarial:
@@ -169,11 +173,11 @@ def advance(state: State, config: CodecTraining, loss: SpectralLoss, audio: Tens
         parts["adversarial"], parts["features"] = generator_loss(judged), feature_loss(original, judged)
         total = total + config.adversarial_weight * parts["adversarial"] + config.feature_weight * parts["features"]
     state.optimiser.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     parts["gradient"] = nn.utils.clip_grad_norm_(state.codec.parameters(), config.clip)
     state.optimiser.step()
-    usage = {f"perplexity_{k}": perplexity(codes[:, k], config.codec.cardinality) for k in range(codes.shape[1])}
-    return {name: value.item() for name, value in parts.items()} | usage | {"rate": rate}
+    numbers = {name: value.item() for name, value in parts.items()} | {"rate": rate}
+    return numbers if codes is None else numbers | usage(codes, config.codec.cardinality)
 
 
 def teach_discriminator(state: State, audio: Tensor, decoded: Tensor, config: CodecTraining) -> Tensor:
@@ -198,6 +202,7 @@ class CodebookAverages:
     def __init__(self, codebooks: Tensor, config: CodecTraining) -> None:
         self.codebooks = codebooks  # [K, N, D], the codec's own
         self.decay, self.restart_below, self.seed = config.ema_decay, config.restart_below, config.seed
+        self.first_step = config.quantise_after
         self.counts = torch.zeros_like(codebooks[..., 0])  # [K, N]
         self.sums = torch.zeros_like(codebooks)
 
@@ -206,7 +211,7 @@ class CodebookAverages:
         residual, quantised, commitment, codes = latent, torch.zeros_like(latent), latent.new_zeros(()), []
         for k, codebook in enumerate(self.codebooks):
             vectors = residual.detach().reshape(-1, latent.shape[-1])
-            if learn and step == 0:
+            if step == self.first_step:
                 self._start(k, vectors)
             index = nearest(vectors, codebook)
             chosen = codebook[index].reshape(latent.shape)
@@ -219,7 +224,7 @@ class CodebookAverages:
 
     def _start(self, k: int, vectors: Tensor) -> None:
         mean_count = vectors.shape[0] / self.codebooks.shape[1]
-        self.codebooks[k] = self._pick(vectors, self.codebooks.shape[1], step=0, k=k)
+        self.codebooks[k] = self._pick(vectors, self.codebooks.shape[1], self.first_step, k)
         self.counts[k] = mean_count
         self.sums[k] = self.codebooks[k] * mean_count
 
@@ -236,12 +241,13 @@ class CodebookAverages:
         self.codebooks[k] = self.sums[k] / self.counts[k, :, None]
 
     def _pick(self, vectors: Tensor, count: int, step: int, k: int) -> Tensor:
-        """`count` of the batch's vectors, different ones where there are enough."""
+        """`count` of the batch's vectors; where it has fewer, copies that differ by a little noise."""
         generator = np.random.default_rng([self.seed, step, k])
-        replace_picked = count > len(vectors)
-        return vectors[
-            torch.from_numpy(generator.choice(len(vectors), count, replace=replace_picked)).to(vectors.device)
-        ]
+        if count <= len(vectors):
+            return vectors[torch.from_numpy(generator.permutation(len(vectors))[:count]).to(vectors.device)]
+        picked = vectors[torch.from_numpy(generator.integers(len(vectors), size=count)).to(vectors.device)]
+        noise = torch.from_numpy(generator.standard_normal(picked.shape, dtype=np.float32)).to(vectors.device)
+        return picked + 0.1 * vectors.std() * noise
 
     def to_state(self) -> dict[str, Tensor]:
         return {"counts": self.counts, "sums": self.sums}
@@ -252,7 +258,7 @@ class CodebookAverages:
 
 
 class SpectralLoss(nn.Module):
-    """How far decoded audio is from the original: log-mel spectra at several windows, and complex spectra at two."""
+    """How far decoded audio is from the original: log-mel spectra at five windows, and complex spectra at two."""
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
@@ -260,10 +266,10 @@ class SpectralLoss(nn.Module):
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
             self.register_buffer(f"mel_{size}", mel_filters(sample_rate, size, bands), persistent=False)
 
-    def forward(self, audio: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, audio: Tensor, decoded: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Two [B, T] to (mean log-mel difference in nepers, complex difference relative to the original)."""
         mel, phase = [], []
-        for size in MEL_BANDS:
+        for size in (*COMPLEX_WINDOWS, ALTERNATING_WINDOWS[step % len(ALTERNATING_WINDOWS)]):
             with torch.no_grad():
                 original = self._spectrum(audio, size)
             copy = self._spectrum(decoded, size)
@@ -274,18 +280,20 @@ class SpectralLoss(nn.Module):
         return torch.stack(mel).mean(), torch.stack(phase).mean()
 
     def _spectrum(self, audio: Tensor, size: int) -> Tensor:
-        return spectrum(audio, getattr(self, f"window_{size}"))
+        return spectrum(audio, getattr(self, f"window_{size}"), overlap=2)
 
     def _log_mel(self, spectrum: Tensor, size: int) -> Tensor:
         # the square root of a sum of squares, since abs() has no gradient at zero
         power = spectrum.real.square() + spectrum.imag.square()
-        return ((power + 1e-12).sqrt().mT @ getattr(self, f"mel_{size}") + LOG_FLOOR).log()
+        filters: Tensor = getattr(self, f"mel_{size}")
+        return ((power + 1e-12).sqrt().mT @ filters + LOG_FLOOR).log()
 
 
-def spectrum(audio: Tensor, window: Tensor) -> Tensor:
-    """STFT of [B, T] with hops of a quarter window: [B, bins, L], a full-scale sine has magnitude 1."""
+def spectrum(audio: Tensor, window: Tensor, overlap: int = 4) -> Tensor:
+    """STFT of [B, T] with hops of 1 / `overlap` window: [B, bins, L], a full-scale sine has magnitude 1."""
     size = window.shape[0]
-    return torch.stft(audio, size, size // 4, window=window, return_complex=True) * (4 / size)
+    spectra: Tensor = torch.stft(audio, size, size // overlap, window=window * (4 / size), return_complex=True)
+    return spectra
 
 
 def log_mel_distance(reference: Tensor, decoded: Tensor, sample_rate: int = 32_000) -> float:
@@ -331,7 +339,7 @@ class Music:
     def _crop(self, generator: np.random.Generator, samples: int) -> npt.NDArray[np.float32]:
         piece = self.pieces[generator.integers(len(self.pieces))]
         start = int(generator.integers(len(piece) - samples + 1))
-        return piece[start : start + samples].astype(np.float32) / 32768
+        return piece[start : start + samples].astype(np.float32) / np.float32(32768)
 
 
 class Journal:
@@ -445,6 +453,11 @@ def learning_rate(step: int, config: CodecTraining) -> float:
 
 def reached(step: int, start: int | None) -> bool:
     return start is not None and step >= start
+
+
+def usage(codes: Tensor, cardinality: int) -> dict[str, float]:
+    """The perplexity of each codebook in codes [B, K, F]."""
+    return {f"perplexity_{k}": perplexity(codes[:, k], cardinality) for k in range(codes.shape[1])}
 
 
 def perplexity(codes: Tensor, cardinality: int) -> float:
