@@ -276,7 +276,7 @@ def fold(frames: Tensor, hop: int) -> Tensor:
     """Overlap-add frames [B, L, n] to [B, (L - 1) * hop + n]."""
     batch, count, size = frames.shape
     total = (count - 1) * hop + size
-    summed = F.fold(frames.mT, (1, total), kernel_size=(1, size), stride=(1, hop))  # [B, 1, 1, total]
+    summed: Tensor = F.fold(frames.mT, (1, total), kernel_size=(1, size), stride=(1, hop))  # [B, 1, 1, total]
     return summed.reshape(batch, total)
 
 
@@ -294,7 +294,8 @@ def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Tensor:
     above = (edges[2:] - centre).clamp(min=1)
     rising, falling = 1 - (centre - bins) / below, 1 - (bins - centre) / above
     weights = torch.minimum(rising, falling).clamp(min=0)
-    return (weights / weights.sum(dim=0)).float()
+    filters: Tensor = (weights / weights.sum(dim=0)).float()
+    return filters
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

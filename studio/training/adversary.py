@@ -65,7 +65,8 @@ class SpectrumDiscriminator(nn.Module):
 def convolution(
     into: int, out: int, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
 ) -> nn.Module:
-    return weight_norm(nn.Conv2d(into, out, kernel, stride, padding))
+    convolution: nn.Module = weight_norm(nn.Conv2d(into, out, kernel, stride, padding))
+    return convolution
 
 
 def discriminator_loss(original: Judgement, decoded: Judgement) -> Tensor:

@@ -32,7 +32,7 @@ from studio.training.data import read_shards
 log = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
-COMPLEX_WINDOWS = (512, 2048)  # samples; in every step, where phase is compared too
+PHASE_WINDOWS = (512, 2048)  # samples; in every step, where phase is compared too
 ALTERNATING_WINDOWS = (1024, 256, 4096)  # samples; one of them a step, since spectra cost more than the codec
 MEL_BANDS = {256: 24, 512: 40, 1024: 80, 2048: 128, 4096: 160}  # STFT window in samples -> bands
 DISTANCE_WINDOWS = (1024, 2048, 4096)  # samples
@@ -56,7 +56,7 @@ class CodecTraining:
     ema_decay: float = 0.98
     restart_below: float = 0.08  # a code used less than this share of the mean use starts again
     commitment: float = 0.25
-    complex_weight: float = 0.3
+    phase_weight: float = 0.5
     freeze_codes_after: int | None = None  # step from which only the decoder learns, so that codes stay valid
     adversarial_after: int | None = None  # step from which a discriminator takes part
     adversarial_weight: float = 0.3
@@ -162,8 +162,8 @@ def advance(state: State, config: CodecTraining, loss: SpectralLoss, audio: Tens
     with autocast(audio.device):
         decoded = state.codec.decoder(quantised)
     mel, phase = loss(audio[:, 0], decoded[:, 0], state.step)
-    total = mel + config.complex_weight * phase + config.commitment * commitment
-    parts = {"mel": mel, "complex": phase, "commitment": commitment}
+    total = mel + config.phase_weight * phase + config.commitment * commitment
+    parts = {"mel": mel, "phase": phase, "commitment": commitment}
     if adversarial:
         parts["discriminator"] = teach_discriminator(state, audio, decoded.detach(), config)
         with autocast(audio.device):
@@ -258,7 +258,12 @@ class CodebookAverages:
 
 
 class SpectralLoss(nn.Module):
-    """How far decoded audio is from the original: log-mel spectra at five windows, and complex spectra at two."""
+    """How far decoded audio is from the original: log-mel spectra at five windows, and phase relations at two.
+
+    2 kbit/s cannot carry the phase of every partial, and nobody hears it; heard is how phase moves from frame to
+    frame (frequency) and from bin to bin (time of attack). So the phases of neighbours are compared, and a decoder
+    is free to choose the rest. A loss of the complex spectra themselves pulled levels down and learnt no phase.
+    """
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
@@ -267,26 +272,48 @@ class SpectralLoss(nn.Module):
             self.register_buffer(f"mel_{size}", mel_filters(sample_rate, size, bands), persistent=False)
 
     def forward(self, audio: Tensor, decoded: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Two [B, T] to (mean log-mel difference in nepers, complex difference relative to the original)."""
+        """Two [B, T] to (mean log-mel difference in nepers, mean phase difference: 0 the same, 1 unrelated)."""
         mel, phase = [], []
-        for size in (*COMPLEX_WINDOWS, ALTERNATING_WINDOWS[step % len(ALTERNATING_WINDOWS)]):
+        for size in (*PHASE_WINDOWS, ALTERNATING_WINDOWS[step % len(ALTERNATING_WINDOWS)]):
+            overlap = 4 if size in PHASE_WINDOWS else 2
             with torch.no_grad():
-                original = self._spectrum(audio, size)
-            copy = self._spectrum(decoded, size)
+                original = self._spectrum(audio, size, overlap)
+            copy = self._spectrum(decoded, size, overlap)
             mel.append(F.l1_loss(self._log_mel(copy, size), self._log_mel(original, size)))
-            if size in COMPLEX_WINDOWS:
-                difference = (copy - original).abs().mean(dim=(1, 2))
-                phase.append((difference / (original.abs().mean(dim=(1, 2)) + LOG_FLOOR)).mean())
+            if size in PHASE_WINDOWS:
+                phase.append(relative_phase_difference(original, copy, axis=1))
+                phase.append(relative_phase_difference(original, copy, axis=2))
         return torch.stack(mel).mean(), torch.stack(phase).mean()
 
-    def _spectrum(self, audio: Tensor, size: int) -> Tensor:
-        return spectrum(audio, getattr(self, f"window_{size}"), overlap=2)
+    def _spectrum(self, audio: Tensor, size: int, overlap: int) -> Tensor:
+        return spectrum(audio, getattr(self, f"window_{size}"), overlap)
 
     def _log_mel(self, spectrum: Tensor, size: int) -> Tensor:
         # the square root of a sum of squares, since abs() has no gradient at zero
         power = spectrum.real.square() + spectrum.imag.square()
         filters: Tensor = getattr(self, f"mel_{size}")
         return ((power + 1e-12).sqrt().mT @ filters + LOG_FLOOR).log()
+
+
+def relative_phase_difference(original: Tensor, copy: Tensor, axis: int) -> Tensor:
+    """1 - cos of the error in the phase steps between neighbours along `axis` of spectra [B, bins, L].
+
+    Weighted with the original's magnitudes; the copy's do not matter.
+    """
+    with torch.no_grad():
+        wanted = phase_steps(original, axis)
+        weight = wanted.abs().sqrt()
+        wanted = wanted / (wanted.abs() + 1e-12)
+    got = phase_steps(copy, axis)
+    power = got.real.square() + got.imag.square()
+    agreement = (got.real * wanted.real + got.imag * wanted.imag) * (power + 1e-16).rsqrt()
+    return 1 - (weight * agreement).sum() / (weight.sum() + LOG_FLOOR)
+
+
+def phase_steps(spectrum: Tensor, axis: int) -> Tensor:
+    """Each value times the conjugate of the one before it."""
+    length = spectrum.shape[axis] - 1
+    return spectrum.narrow(axis, 1, length) * spectrum.narrow(axis, 0, length).conj()
 
 
 def spectrum(audio: Tensor, window: Tensor, overlap: int = 4) -> Tensor:
