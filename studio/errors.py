@@ -90,3 +90,7 @@ class OutOfMemory(StudioError):
     """The device has no memory left for this request."""
 
     permanent = False
+
+
+class NotFinite(StudioError):
+    """The model gave values that are not numbers: try another seed, or PRECISION=fp32."""
