@@ -35,7 +35,9 @@ from studio.training.codec import (
 TINY = SpectralCodecConfig(
     cardinality=32,
     mels=40,
-    phase_bins=48,
+    long_bins=48,
+    oscillators=72,
+    oscillators_per_octave=12,
     dim=32,
     expansion=64,
     latent=8,
@@ -107,7 +109,7 @@ def test_a_window_with_its_context_decodes_like_the_whole(config: SpectralCodecC
     whole = codec.decode(codes)
     left, right = codec.context_frames
     start, end = 40, 50
-    window = codec.decode(codes[..., start - left : end + right])
+    window = codec.decode(codes[..., start - left : end + right], first_frame=start - left)
     piece = window[..., left * 640 : (left + end - start) * 640]
     torch.testing.assert_close(piece, whole[..., start * 640 : end * 640], atol=1e-5, rtol=0)
 

@@ -2,8 +2,15 @@
 
 A ConvNeXt encoder and decoder work on STFT frames, 100 a second, around a residual vector quantiser at 50 a second
 (SoundStream, arXiv 2107.03312; EnCodec, arXiv 2210.13438). The decoder ends in an inverse STFT whose magnitude and
-phase it predicts (Vocos, arXiv 2306.00814), so no layer runs at the sample rate. Nothing looks further than a few
-frames: no recurrence, no statistics over time, so a long piece can be decoded in windows (`context_frames`).
+phase it predicts (Vocos, arXiv 2306.00814), so no layer runs at the sample rate, and in a bank of oscillators on a
+fine tempered scale whose levels it predicts (as in DDSP, arXiv 2001.04643).
+
+Why oscillators: 2 kbit/s cannot carry the phase of each partial, and where codes stand still, convolutions predict the
+same frame again and again: a tone becomes a buzz at the frame rate, out of tune. Oscillators keep their own phase.
+So the encoder codes no phase at all, which also leaves the language model less to predict.
+
+Nothing looks further than a few frames: no recurrence, no statistics over time, so a long piece can be decoded in
+windows (`context_frames`) by one who says where in the piece a window starts.
 
 Training (losses, moving averages of the codebooks) is `studio.training.codec`'s.
 """
@@ -22,7 +29,7 @@ from torch import Tensor, nn
 
 KERNEL = 7  # of every depthwise convolution, in frames
 MAGNITUDE_LIMIT = 100.0  # a runaway exponential must not become inf (Vocos clips here too)
-COMPRESSION = 0.3  # |X| ** 0.3 brings quiet partials within the encoder's reach
+LOWEST_OSCILLATOR = 27.5  # Hz, A0
 LOG_FLOOR = 1e-4  # mel magnitudes under -80 dBFS count as silence
 
 
@@ -38,7 +45,10 @@ class SpectralCodecConfig:
     n_fft: int = 1280  # samples of one STFT window
     hop: int = 320  # samples between STFT frames; a whole number of them makes one code frame
     mels: int = 128  # log-mel bands the encoder sees
-    phase_bins: int = 224  # lowest STFT bins the encoder sees with their phase
+    long_fft: int = 4096  # samples of a longer window, in which the encoder sees low pitches apart
+    long_bins: int = 192  # its lowest bins
+    oscillators: int = 288  # eight octaves
+    oscillators_per_octave: int = 36  # at A = 440 Hz; no partial is further than a sixth of a semitone from one
     dim: int = 256
     expansion: int = 640  # hidden width of a block
     latent: int = 64  # width of a code vector
@@ -53,7 +63,9 @@ class SpectralCodecConfig:
         assert self.frame_hop % self.hop == 0, "a code frame is a whole number of STFT frames"
         assert (self.n_fft - self.hop) % 2 == 0
         assert self.n_fft >= 2 * self.hop
-        assert self.phase_bins <= self.n_fft // 2 + 1
+        assert (self.long_fft - self.hop) % 2 == 0
+        assert self.long_bins <= self.long_fft // 2 + 1
+        assert LOWEST_OSCILLATOR * 2 ** (self.oscillators / self.oscillators_per_octave) < self.sample_rate / 2
 
     @property
     def frame_hop(self) -> int:
@@ -112,14 +124,17 @@ class SpectralCodec(nn.Module):
         return self.quantise(self.encoder(self._whole_frames(audio)))
 
     @torch.inference_mode()
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes [B, K, F] to audio [B, 1, F * frame_hop]."""
+    def decode(self, codes: Tensor, first_frame: int = 0) -> Tensor:
+        """Codes [B, K, F] to audio [B, 1, F * frame_hop].
+
+        `first_frame` is where in their piece the codes start: oscillators continue from window to window.
+        """
         c = self.config
         assert codes.ndim == 3, codes.shape
         assert codes.shape[1] == c.codebooks, codes.shape
         assert codes.shape[2] >= 1, "no frames"
         assert codes.dtype == torch.int64, codes.dtype
-        audio: Tensor = self.decoder(self.dequantise(codes))
+        audio: Tensor = self.decoder(self.dequantise(codes), first_frame)
         assert audio.shape == (codes.shape[0], 1, codes.shape[2] * c.frame_hop)
         return audio
 
@@ -176,14 +191,16 @@ class Encoder(nn.Module):
     """Audio [B, 1, T] to latents [B, F, D]."""
 
     window: Tensor
+    long_window: Tensor
     mel: Tensor
 
     def __init__(self, c: SpectralCodecConfig) -> None:
         super().__init__()
         self.config = c
         self.register_buffer("window", torch.hann_window(c.n_fft), persistent=False)
+        self.register_buffer("long_window", torch.hann_window(c.long_fft), persistent=False)
         self.register_buffer("mel", mel_filters(c.sample_rate, c.n_fft, c.mels), persistent=False)
-        self.embed = nn.Linear(c.mels + 2 * c.phase_bins, c.dim)
+        self.embed = nn.Linear(c.mels + c.long_bins, c.dim)
         self.norm = nn.LayerNorm(c.dim)
         self.fine = nn.Sequential(*(Block(c.dim, c.expansion) for _ in range(c.encoder_fine)))
         self.down = nn.Linear(c.stride * c.dim, c.dim)
@@ -201,16 +218,19 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def features(self, audio: Tensor) -> Tensor:
-        """Audio [B, T] to [B, T / hop, mels + 2 * phase_bins]: the log-mel spectrum, and low bins with their phase."""
-        c = self.config
-        margin = (c.n_fft - c.hop) // 2
-        frames = F.pad(audio.float(), (margin, margin)).unfold(1, c.n_fft, c.hop)  # [B, L, n_fft]
-        spectrum = torch.fft.rfft(frames * self.window) * (4 / c.n_fft)  # a full-scale sine has magnitude 1
-        magnitude = spectrum.abs()
-        log_mel = 0.3 * (magnitude @ self.mel + LOG_FLOOR).log() + 1.5  # about zero mean, unit variance on music
-        low = spectrum[..., : c.phase_bins]
-        low = low * (magnitude[..., : c.phase_bins] + LOG_FLOOR).pow(COMPRESSION - 1)
-        return torch.cat([log_mel, 2 * low.real, 2 * low.imag], dim=-1)
+        """Audio [B, T] to [B, T / hop, mels + long_bins]: log-mel bands, and low bins of a longer window."""
+        mel = self._magnitudes(audio, self.window) @ self.mel
+        low = self._magnitudes(audio, self.long_window)[..., : self.config.long_bins]
+        levels = torch.cat([mel, low], dim=-1)
+        return 0.3 * (levels + LOG_FLOOR).log() + 1.5  # about zero mean and unit variance on music
+
+    def _magnitudes(self, audio: Tensor, window: Tensor) -> Tensor:
+        """[B, T] to [B, T / hop, bins]; a full-scale sine has magnitude 1."""
+        size, hop = window.shape[0], self.config.hop
+        margin = (size - hop) // 2
+        frames = F.pad(audio.float(), (margin, margin)).unfold(1, size, hop)  # [B, L, size]
+        magnitudes: Tensor = torch.fft.rfft(frames * (window * (4 / size))).abs()
+        return magnitudes
 
 
 class Decoder(nn.Module):
@@ -229,24 +249,59 @@ class Decoder(nn.Module):
         self.fine = nn.Sequential(*(Block(c.dim, c.expansion) for _ in range(c.decoder_fine)))
         self.final_norm = nn.LayerNorm(c.dim)
         self.head = nn.Linear(c.dim, 2 * (c.n_fft // 2 + 1))
+        self.oscillators = Oscillators(c)
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, first_frame: int = 0) -> Tensor:
         x = self.embed(latent.mT).mT  # [B, F, C]
         x = self.up(self.coarse(self.norm(x)))
         x = x.reshape(x.shape[0], x.shape[1] * self.config.stride, -1)  # [B, L, C]
-        x = self.head(self.final_norm(self.fine(x))).float()
-        log_magnitude, phase = x.chunk(2, dim=-1)  # [B, L, n_fft / 2 + 1] each
+        x = self.final_norm(self.fine(x))
+        log_magnitude, phase = self.head(x).float().chunk(2, dim=-1)  # [B, L, n_fft / 2 + 1] each
         magnitude = log_magnitude.exp().clamp(max=MAGNITUDE_LIMIT)
-        return self.overlap_add(torch.complex(magnitude * phase.cos(), magnitude * phase.sin()))[:, None]
+        rest = self.overlap_add(torch.complex(magnitude * phase.cos(), magnitude * phase.sin()))
+        tones: Tensor = self.oscillators(x, first_frame * self.config.stride)
+        return (rest + tones)[:, None]
 
     def overlap_add(self, spectrum: Tensor) -> Tensor:
         """Inverse STFT of [B, L, n_fft / 2 + 1] to [B, L * hop], each sample over the windows that cover it."""
         c = self.config
         frames = torch.fft.irfft(spectrum, n=c.n_fft) * self.window  # [B, L, n_fft]
-        envelope = self.window.square().expand(1, frames.shape[1], -1)
-        margin = (c.n_fft - c.hop) // 2
-        audio = fold(frames, c.hop) / fold(envelope, c.hop).clamp(min=1e-6)
-        return audio[:, margin : audio.shape[1] - margin]
+        return overlap_add(frames, self.window.square(), c.hop)
+
+
+class Oscillators(nn.Module):
+    """Sines at fixed frequencies that never lose their phase; only their levels follow x [B, L, C]."""
+
+    level_window: Tensor
+    waves: Tensor
+    turns: Tensor
+
+    def __init__(self, c: SpectralCodecConfig) -> None:
+        super().__init__()
+        self.hop = c.hop
+        self.level = nn.Linear(c.dim, c.oscillators)
+        nn.init.normal_(self.level.weight, std=0.01)
+        nn.init.constant_(self.level.bias, -7.0)  # near silence
+        steps = torch.arange(c.oscillators, dtype=torch.float64) / c.oscillators_per_octave
+        turns = LOWEST_OSCILLATOR * 2**steps / c.sample_rate  # a sample
+        angle = 2 * math.pi * turns[:, None] * torch.arange(2 * c.hop, dtype=torch.float64)
+        self.register_buffer("turns", turns * c.hop, persistent=False)  # [M] in a frame
+        self.register_buffer("waves", torch.cat([angle.cos(), angle.sin()]).float(), persistent=False)
+        self.register_buffer("level_window", torch.hann_window(2 * c.hop), persistent=False)
+
+    def forward(self, x: Tensor, first_frame: int) -> Tensor:
+        """[B, L, C], of which the first is frame `first_frame` of the piece, to [B, L * hop]."""
+        level = self.level(x).float().exp().clamp(max=1.0)  # [B, L, M]
+        frame = torch.arange(first_frame, first_frame + x.shape[1], dtype=torch.float64, device=x.device)
+        angle = ((frame[:, None] * self.turns.double() + self._start()) % 1 * (2 * math.pi)).float()  # [L, M]
+        with torch.autocast(x.device.type, enabled=False):  # bf16 would add noise at -50 dB
+            waves = torch.cat([level * angle.cos(), -level * angle.sin()], dim=-1) @ self.waves  # [B, L, 2 * hop]
+        return overlap_add(waves * self.level_window, self.level_window, self.hop)
+
+    def _start(self) -> Tensor:
+        """Phases at the start of a piece, in turns, spread so that the tones do not peak together."""
+        index = torch.arange(self.turns.shape[0], dtype=torch.float64, device=self.turns.device)
+        return index * ((math.sqrt(5) - 1) / 2)
 
 
 class Block(nn.Module):
@@ -263,7 +318,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.mix(x.mT).mT)
         y = self.contract(F.gelu(self.expand(y)))
-        return x + self.scale * y
+        mixed: Tensor = x + self.scale * y
+        return mixed
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
@@ -272,11 +328,19 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     return distance.argmin(dim=-1)
 
 
+def overlap_add(frames: Tensor, envelope: Tensor, hop: int) -> Tensor:
+    """Windowed frames [B, L, n] to [B, L * hop], divided by the overlapping envelopes [n]; frames lie centred."""
+    envelopes = envelope.expand(1, frames.shape[1], -1)
+    margin = (frames.shape[2] - hop) // 2
+    audio = fold(frames, hop) / fold(envelopes, hop).clamp(min=1e-6)
+    return audio[:, margin : audio.shape[1] - margin]
+
+
 def fold(frames: Tensor, hop: int) -> Tensor:
     """Overlap-add frames [B, L, n] to [B, (L - 1) * hop + n]."""
     batch, count, size = frames.shape
     total = (count - 1) * hop + size
-    summed: Tensor = F.fold(frames.mT, (1, total), kernel_size=(1, size), stride=(1, hop))  # [B, 1, 1, total]
+    summed = F.fold(frames.mT, (1, total), kernel_size=(1, size), stride=(1, hop))  # [B, 1, 1, total]
     return summed.reshape(batch, total)
 
 

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
 PHASE_WINDOWS = (512, 2048)  # samples; in every step, where phase is compared too
-ALTERNATING_WINDOWS = (1024, 256, 4096)  # samples; one of them a step, since spectra cost more than the codec
-MEL_BANDS = {256: 24, 512: 40, 1024: 80, 2048: 128, 4096: 160}  # STFT window in samples -> bands
+ALTERNATING_WINDOWS = (1024, 4096, 256, 8192)  # samples; one of them a step, since spectra cost more than the codec
+MEL_BANDS = {256: 24, 512: 40, 1024: 80, 2048: 160, 4096: 256, 8192: 320}  # STFT window in samples -> bands
 DISTANCE_WINDOWS = (1024, 2048, 4096)  # samples
 DISTANCE_BANDS = 80
 
@@ -258,7 +258,7 @@ class CodebookAverages:
 
 
 class SpectralLoss(nn.Module):
-    """How far decoded audio is from the original: log-mel spectra at five windows, and phase relations at two.
+    """How far decoded audio is from the original: log-mel spectra at six windows, and phase relations at two.
 
     2 kbit/s cannot carry the phase of every partial, and nobody hears it; heard is how phase moves from frame to
     frame (frequency) and from bin to bin (time of attack). So the phases of neighbours are compared, and a decoder
