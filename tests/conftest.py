@@ -49,8 +49,8 @@ class PostgresServer:
         self._run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync")
         options = f"-k {self._home} -c listen_addresses='' -c fsync=off"
         self._run("pg_ctl", "--wait", f"--log={self._home}/log", f"--options={options}", "start")
-        self.create()  # t0 is the template of the migrated ones
-        database = Database(self.url("t0"))
+        self.migrated = self.create()
+        database = Database(self.migrated)
         database.migrate()
         database.close()
 
@@ -61,12 +61,19 @@ class PostgresServer:
     def url(self, name: str) -> str:
         return f"postgresql://postgres@/{name}?host={self._home}"
 
-    def create(self, template: str = "template0") -> str:
-        """A new database; returns its URL."""
+    def create(self) -> str:
+        """A new database without tables; returns its URL."""
         name = next(self._names)
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")  # type: ignore[arg-type]
+            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
         return self.url(name)
+
+    def clear(self) -> str:
+        """The one with tables, emptied: a tenth of the time that a new one takes."""
+        with psycopg.connect(self.migrated, autocommit=True) as connection:
+            connection.execute("TRUNCATE generations, workers RESTART IDENTITY")
+            connection.execute("UPDATE ledger SET version = 0")
+        return self.migrated
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._binaries / program), f"--pgdata={self._data}", *arguments]
@@ -117,7 +124,7 @@ def database_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -
     if backend == "sqlite":
         return f"sqlite:///{shutil.copy(request.getfixturevalue('migrated_file'), tmp_path / 'studio.db')}"
     server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.create(template="t0")
+    return server.clear()
 
 
 @pytest.fixture

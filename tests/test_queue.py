@@ -663,7 +663,7 @@ def kill(process: subprocess.Popen[str]) -> list[str]:
 
 def test_two_processes_share_one_queue(database: Database, database_url: str) -> None:
     queue = JobQueue(database)
-    ids = {job_id for _ in range(6) for job_id in add(queue, 10)}
+    ids = {job_id for _ in range(2) for job_id in add(queue, 10)}
     script = """
 print("ready", flush=True)
 while claims := queue.claim(sys.argv[0], 2, 30.0):
@@ -672,7 +672,7 @@ while claims := queue.claim(sys.argv[0], 2, 30.0):
         queue.release(claim) if claim.retry_count else queue.fail(claim, "no", None)
 """
     children = [start(script, database_url) for _ in range(2)]
-    claimed = [line for child in children for line in child.communicate(timeout=60)[0].split() if line != "ready"]
+    claimed = [line for child in children for line in child.communicate(timeout=110)[0].split() if line != "ready"]
     assert Counter(claimed) == dict.fromkeys(ids, 1)
     assert queue.stats().failed_jobs == len(ids)
 

@@ -23,7 +23,6 @@ from sqlalchemy import (
     exists,
     func,
     literal,
-    literal_column,
     or_,
     tuple_,
     update,
@@ -36,7 +35,18 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 from studio.errors import JobConflict, JobNotFound, LeaseLost
 from studio.schemas import GenerationRequest, JobStatus, QueueStats, Step
 from studio.store.db import Database
-from studio.store.tables import CLAIM_ORDER, Job, Ledger, Worker, claimable, completed, pending, processing, waiting
+from studio.store.tables import (
+    CLAIM_ORDER,
+    Job,
+    Ledger,
+    Worker,
+    claimable,
+    completed,
+    has_status,
+    pending,
+    processing,
+    waiting,
+)
 
 OVERTAKE_S = 60.0  # a job for the loaded model may go before the head of the queue if it came at most so much later
 DUE_AT_ONCE = 100  # retries made claimable by one claim
@@ -139,7 +149,7 @@ class JobQueue:
             JobConflict: it waits, is being made, or is completed.
         """
         values = {**_WAITS, "retry_count": 0, "error_message": None, "completed_at": None, "queued_at": self._now()}
-        ended = col(Job.status).in_([literal_column("'failed'"), literal_column("'cancelled'")])
+        ended = or_(has_status(JobStatus.FAILED), has_status(JobStatus.CANCELLED))
         with self._db.write() as session:
             version = _next_version(session)
             job = _change(session, and_(col(Job.job_id) == job_id, ended), version=version, **values)
@@ -172,9 +182,10 @@ class JobQueue:
         return [_as_claim(job) for job in sorted(jobs, key=lambda job: (job.priority, job.queued_at, job.id))]
 
     def _any_due(self, now: datetime) -> bool:
+        head = select(col(Job.id)).where(claimable).order_by(*CLAIM_ORDER).limit(1)
+        due = select(col(Job.id)).where(waiting, col(Job.not_before) <= now).order_by(col(Job.not_before)).limit(1)
         with self._db.read() as session:
-            due = or_(exists().where(claimable), exists().where(waiting, col(Job.not_before) <= now))
-            return bool(session.exec(select(due)).one())
+            return any(session.exec(statement).one_or_none() is not None for statement in (head, due))
 
     def heartbeat(self, worker_id: str, tokens: Collection[str], lease_s: float) -> set[str]:
         """Extend the leases; return the tokens that still hold."""
@@ -257,8 +268,9 @@ class JobQueue:
         long_ago = now - timedelta(seconds=WORKER_GONE_S)
         dead = [worker.worker_id for worker in self.workers() if worker.beat_at < long_ago or not is_alive(worker)]
         lost = and_(processing, or_(col(Job.lease_until) < now, col(Job.worker_id).in_(dead)))
-        if not self._exists(lost) and not dead:
-            return Recovered(self._count(pending), [])
+        with self._db.read() as session:
+            if not dead and session.exec(select(col(Job.id)).where(lost).limit(1)).one_or_none() is None:
+                return Recovered(_count(session, pending), [])
         with self._db.write() as session:
             version = _next_version(session)
             # Skips rows locked by a heartbeat: that worker is alive.
@@ -270,7 +282,7 @@ class JobQueue:
                 values = self._failed(INTERRUPTED, job.retry_count, retry_at)
                 _change(session, col(Job.id) == job.id, version=version, **values)
             session.exec(delete(Worker).where(col(Worker.worker_id).in_(dead)))
-        return Recovered(self._count(pending), [job.job_id for job in interrupted])
+        return Recovered(self._pending(), [job.job_id for job in interrupted])
 
     # Everybody looks
 
@@ -284,23 +296,24 @@ class JobQueue:
         if job.status is not JobStatus.PENDING:
             return None
         with self._db.read() as session:
-            return 1 + sum(session.exec(select(func.count()).where(part)).one() for part in _ahead(job))
+            return 1 + sum(_count(session, part) for part in _ahead(job))
 
     def stats(self) -> QueueStats:
         """The queue in six figures, exact."""
         with self._db.read() as session:
-            rows = session.exec(select(col(Job.status), func.count()).group_by(col(Job.status)))
-            counts = {status: int(count) for status, count in rows}
-            oldest = session.exec(select(func.min(col(Job.queued_at))).where(pending)).one()
+            counts = {status: _count(session, has_status(status)) for status in JobStatus}
+            oldest = session.exec(
+                select(col(Job.queued_at)).where(pending).order_by(col(Job.queued_at)).limit(1)
+            ).one_or_none()
             recent = (
                 select(col(Job.generation_time_seconds)).where(completed).order_by(col(Job.id).desc()).limit(RECENT)
             )
             times = [time for time in session.exec(recent) if time is not None]
         return QueueStats(
-            pending_jobs=counts.get(JobStatus.PENDING, 0),
-            processing_jobs=counts.get(JobStatus.PROCESSING, 0),
-            completed_jobs=counts.get(JobStatus.COMPLETED, 0),
-            failed_jobs=counts.get(JobStatus.FAILED, 0),
+            pending_jobs=counts[JobStatus.PENDING],
+            processing_jobs=counts[JobStatus.PROCESSING],
+            completed_jobs=counts[JobStatus.COMPLETED],
+            failed_jobs=counts[JobStatus.FAILED],
             oldest_pending_job_age_seconds=max(0.0, (self._now() - oldest).total_seconds()) if oldest else None,
             average_processing_time_seconds=statistics.fmean(times) if times else None,
         )
@@ -356,19 +369,15 @@ class JobQueue:
     def list(self, status: JobStatus | None, page: int, page_size: int) -> tuple[Jobs, int]:
         """A page of jobs, newest first, and how many there are; `page` counts from 1."""
         assert page >= 1 and page_size >= 1
-        where = [] if status is None else [col(Job.status) == literal_column(f"'{JobStatus(status).value}'")]
+        where = [] if status is None else [has_status(status)]
         rows = select(Job).where(*where).order_by(col(Job.id).desc())
         with self._db.read() as session:
             total = session.exec(select(func.count()).select_from(Job).where(*where)).one()
             return list(session.exec(rows.offset((page - 1) * page_size).limit(page_size))), total
 
-    def _exists(self, where: ColumnElement[bool]) -> bool:
+    def _pending(self) -> int:
         with self._db.read() as session:
-            return bool(session.exec(select(exists().where(where))).one())
-
-    def _count(self, where: ColumnElement[bool]) -> int:
-        with self._db.read() as session:
-            return session.exec(select(func.count()).where(where)).one()
+            return _count(session, pending)
 
 
 # Changes
@@ -408,6 +417,10 @@ def _find(session: Session, job_id: str) -> Job:
     if job is None:
         raise JobNotFound(job_id)
     return job
+
+
+def _count(session: Session, where: ColumnElement[bool]) -> int:
+    return session.exec(select(func.count()).where(where)).one()
 
 
 def _refusal(job: Job) -> str:

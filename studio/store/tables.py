@@ -9,7 +9,7 @@ import secrets
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Enum, Index, String, Text, literal_column, text
+from sqlalchemy import BigInteger, ColumnElement, Enum, Index, String, Text, literal_column, text
 from sqlmodel import Field, SQLModel, col
 
 from studio.schemas import PROMPT_MAX, GenerationRequest, JobStatus, Step, utcnow
@@ -105,9 +105,13 @@ class Ledger(SQLModel, table=True):
 
 
 # Statuses are literals in predicates and queries: PostgreSQL's generic plans miss a partial index otherwise.
-pending = col(Job.status) == literal_column("'pending'")
-processing = col(Job.status) == literal_column("'processing'")
-completed = col(Job.status) == literal_column("'completed'")
+def has_status(status: JobStatus) -> ColumnElement[bool]:
+    return col(Job.status) == literal_column(f"'{status.value}'")
+
+
+pending = has_status(JobStatus.PENDING)
+processing = has_status(JobStatus.PROCESSING)
+completed = has_status(JobStatus.COMPLETED)
 claimable = pending & col(Job.not_before).is_(None)
 waiting = pending & col(Job.not_before).is_not(None)
 
@@ -119,10 +123,15 @@ def _partial(name: str, where: str, *columns: Any) -> Index:
 CLAIM_ORDER = (col(Job.priority), col(Job.queued_at), col(Job.id))
 
 _partial("claim", "status = 'pending' AND not_before IS NULL", *CLAIM_ORDER)
-_partial("claim_model", "status = 'pending' AND not_before IS NULL", col(Job.model), *CLAIM_ORDER)
+_partial("claim_model", "status = 'pending' AND not_before IS NULL", col(Job.model), *CLAIM_ORDER, col(Job.duration))
 _partial("due", "status = 'pending' AND not_before IS NOT NULL", col(Job.not_before), col(Job.id))
-_partial("lease", "status = 'processing'", col(Job.lease_until))
+_partial("oldest", "status = 'pending'", col(Job.queued_at))
 _partial("finished", "status = 'completed'", col(Job.model), col(Job.id))
 _partial("filename", "filename IS NOT NULL", col(Job.filename))
-Index("ix_generations_status", col(Job.status), col(Job.id))
+# One for each status: before one for all of them, (status, id), SQLite's planner passes by the claim's.
+_partial("pending", "status = 'pending'", col(Job.id))
+_partial("processing", "status = 'processing'", col(Job.id))
+_partial("completed", "status = 'completed'", col(Job.id))
+_partial("failed", "status = 'failed'", col(Job.id))
+_partial("cancelled", "status = 'cancelled'", col(Job.id))
 Index("ix_generations_version", col(Job.version))

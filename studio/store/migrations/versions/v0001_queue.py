@@ -9,11 +9,7 @@ revision = "0001"
 down_revision = None
 
 WHEN = sa.DateTime(timezone=True)
-CLAIMABLE = sa.text("status = 'pending' AND not_before IS NULL")
-WAITING = sa.text("status = 'pending' AND not_before IS NOT NULL")
-PROCESSING = sa.text("status = 'processing'")
-SAVED = sa.text("filename IS NOT NULL")
-COMPLETED = sa.text("status = 'completed'")
+CLAIMABLE = "status = 'pending' AND not_before IS NULL"
 
 
 def upgrade() -> None:
@@ -80,18 +76,20 @@ def _generations() -> None:
 
 def _indexes() -> None:
     _index("job_id", "job_id", unique=True)
-    _index("status", "status", "id")
     _index("version", "version")
     _index("claim", "priority", "queued_at", "id", where=CLAIMABLE)
-    _index("claim_model", "model", "priority", "queued_at", "id", where=CLAIMABLE)
-    _index("due", "not_before", "id", where=WAITING)
-    _index("lease", "lease_until", where=PROCESSING)
-    _index("finished", "model", "id", where=COMPLETED)
-    _index("filename", "filename", where=SAVED)
+    _index("claim_model", "model", "priority", "queued_at", "id", "duration", where=CLAIMABLE)
+    _index("due", "not_before", "id", where="status = 'pending' AND not_before IS NOT NULL")
+    _index("oldest", "queued_at", where="status = 'pending'")
+    _index("finished", "model", "id", where="status = 'completed'")
+    _index("filename", "filename", where="filename IS NOT NULL")
+    for status in ("pending", "processing", "completed", "failed", "cancelled"):
+        _index(status, "id", where=f"status = '{status}'")
 
 
-def _index(name: str, *columns: str, unique: bool = False, where: sa.TextClause | None = None) -> None:
+def _index(name: str, *columns: str, unique: bool = False, where: str | None = None) -> None:
+    predicate = sa.text(where) if where else None
     op.create_index(
         f"ix_generations_{name}", "generations", list(columns),
-        unique=unique, sqlite_where=where, postgresql_where=where,
+        unique=unique, sqlite_where=predicate, postgresql_where=predicate,
     )  # fmt: skip
