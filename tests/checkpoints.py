@@ -179,7 +179,10 @@ def _decoder_state(export: Export, seed: int) -> dict[str, Tensor]:
         width = 12 if export.kind == "melody" else 512
         shapes[f"{CONDITIONERS}self_wav.output_proj.weight"] = (dim, width)
         shapes[f"{CONDITIONERS}self_wav.output_proj.bias"] = (dim,)
-    return {name: _random(name, shape, random) for name, shape in shapes.items()}
+    state = {name: _random(name, shape, random) for name, shape in shapes.items()}
+    if export.kind == "melody":
+        state[f"{CONDITIONERS}self_wav.chroma.spec.window"] = torch.hann_window(2**14)
+    return state
 
 
 def _random(name: str, shape: tuple[int, ...], random: torch.Generator) -> Tensor:

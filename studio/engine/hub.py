@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from huggingface_hub import get_hf_file_metadata, get_session, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -59,6 +59,7 @@ def fetch(repository: str, files: Sequence[str], weights_dir: Path, on_progress:
         return folder
     if cached := _hub_cache(repository, files):
         return cached
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # it would ask the hub which programs to look for, and report them
     partial = weights_dir / ".partial" / repository
     with _explained(repository, files, folder):
         partial.mkdir(parents=True, exist_ok=True)

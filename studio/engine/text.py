@@ -66,7 +66,10 @@ class WordPieces:
         from safetensors.torch import load_file
 
         tensors = load_file(folder / "text.safetensors")
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        described = json.loads(
+            (folder / "tokenizer.json").read_text()
+        )  # of what is no JSON, tokenizers raises Exception
+        tokenizer = Tokenizer.from_str(json.dumps(described))
         return cls(tokenizer, tensors["table"].float() * tensors["scale"].float())
 
 
