@@ -227,10 +227,7 @@ def file(
         raise HTTPException(404, f"There is no file {filename[:100]!r}.") from error
     _keep_satisfiable_ranges(request, stat.st_size)
     media_type = MEDIA_TYPES.get(path.suffix)
-    return FileResponse(
-        path, headers=TRACK_HEADERS, media_type=media_type, stat_result=stat,
-        filename=path.name, content_disposition_type="inline",
-    )  # fmt: skip
+    return FileResponse(path, headers=TRACK_HEADERS, media_type=media_type, stat_result=stat)
 
 
 def _keep_satisfiable_ranges(request: Request, size: int) -> None:

@@ -44,9 +44,7 @@ def looks() -> dict[str, Any]:
         "css_paths": [HERE / "page.css"],
         "head": f"<script>{script}</script>",
         "favicon_path": str(FAVICON),
-        "footer_links": ["api", {"label": "REST", "url": "/api/v1/docs"}],
-        "run_history": False,
-        "ssr_mode": False,
+        "footer_links": ["api"],
     }
 
 

@@ -117,8 +117,7 @@ def why(job: JobView) -> str:
 def facts(job: JobView) -> str:
     """What the job was made with."""
     pairs = {
-        "length": seconds(job.duration),
-        "model": job.model,
+        "": f"{seconds(job.duration)} of {job.model}",
         "seed": job.seed,
         "temperature": f"{job.temperature:g}",
         "top-k": job.top_k,
@@ -154,7 +153,8 @@ def _button(action: str, job: JobView, words: str, css: str = "") -> str:
 
 
 def _reuse(job: JobView) -> str:
-    return f'<button type="button" data-into="#prompt textarea" data-insert="{escape(job.prompt)}">Edit the prompt</button>'
+    target = f'data-into="#prompt textarea" data-insert="{escape(job.prompt)}"'
+    return f'<button type="button" {target}>Edit the prompt</button>'
 
 
 def moment(job: JobView) -> str:

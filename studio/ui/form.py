@@ -52,10 +52,8 @@ def controls(studio: Studio, *, seed_info: str = "") -> Controls:
     duration = _slider("duration", 1)
     model.change(lambda name: cards.model_note(_info(studio, name)), model, note, **QUIET)
     with gr.Accordion("Sampling", open=False, elem_classes=["sampling"]):
-        with gr.Row():
-            temperature, cfg_coef = _slider("temperature", 0.05), _slider("cfg_coef", 0.1)
-        with gr.Row():
-            top_k, top_p = _slider("top_k", 1), _slider("top_p", 0.01)
+        cfg_coef, temperature = _slider("cfg_coef", 0.1), _slider("temperature", 0.05)
+        top_k, top_p = _slider("top_k", 1), _slider("top_p", 0.01)
         seed = gr.Number(
             None, label=LABELS["seed"], info=f"{_field('seed').description} {seed_info}".strip(),
             placeholder="random", precision=0,
