@@ -1,0 +1,116 @@
+"""From checkpoints to `assets/musicgen-mini`: weights in half precision, their configuration, and a card that says
+how they were made and on what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from studio.engine.spectral_codec import SpectralCodec
+from studio.engine.text import WordPieces
+from studio.engine.weights import save_bundle
+from studio.training import lm
+from studio.training.place import Place
+
+if TYPE_CHECKING:
+    from studio.training.config import Recipe
+
+CARD = "README.md"
+MEASURED = "<!-- measured -->"  # what follows it in the card is written by `evaluate`
+BUDGET_BYTES = 32_000_000
+
+
+def export(recipe: Recipe, place: Place, assets: Path) -> int:
+    """Write the bundle from the checkpoints in `place`; return its size in bytes."""
+    model = lm.trained(place.lm / lm.CHECKPOINT)
+    codec = SpectralCodec.load(place.codec_export)
+    pieces = WordPieces.load(place.text)
+    assert model.config.codebooks == codec.config.codebooks
+    save_bundle(assets, recipe.bundle.version, model.config, model.state_dict(), model.conditioner, pieces, codec)
+    for path in assets.iterdir():
+        path.chmod(0o644)
+    size = sum(path.stat().st_size for path in assets.glob("*.safetensors"))
+    assert size <= BUDGET_BYTES, f"{size / 1e6:.1f} MB of weights"
+    write_card(assets, describe(recipe, place, model, codec, size))
+    return size
+
+
+def write_card(assets: Path, text: str) -> None:
+    """The card, with the measurements that it already holds."""
+    path = assets / CARD
+    measured = path.read_text("utf-8").partition(MEASURED)[2] if path.exists() else "\n\nNot measured yet.\n"
+    path.write_text(f"{text}{MEASURED}{measured}", "utf-8")
+
+
+def write_measurements(assets: Path, table: str) -> None:
+    """Replace the card's measurements."""
+    path = assets / CARD
+    path.write_text(f"{path.read_text('utf-8').partition(MEASURED)[0]}{MEASURED}\n\n{table}", "utf-8")
+
+
+def describe(recipe: Recipe, place: Place, model: lm.LanguageModel, codec: SpectralCodec, size: int) -> str:
+    """The card without its measurements."""
+    c, run = model.config, _last_lines(place.lm / lm.JOURNAL)
+    decoder = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("conditioner."))
+    return CARD_TEXT.format(
+        version=recipe.bundle.version,
+        megabytes=f"{size / 1e6:.1f}",
+        dim=c.dim,
+        layers=c.layers,
+        millions=f"{decoder / 1e6:.1f}",
+        codec_millions=f"{sum(p.numel() for p in codec.parameters()) / 1e6:.1f}",
+        pieces=run.get("pieces", 0),
+        hours=f"{run.get('pieces', 0) * 30 / 3600:.0f}",
+        steps=run.get("step", 0),
+        minutes=f"{run.get('minutes', 0):.0f}",
+        words=recipe.text.dim,
+    )
+
+
+def _last_lines(journal: Path) -> dict[str, Any]:
+    """The newest value of each figure in the journal."""
+    found: dict[str, Any] = {}
+    if journal.exists():
+        for line in journal.read_text("utf-8").splitlines():
+            found |= json.loads(line)
+    return found
+
+
+CARD_TEXT = """\
+# musicgen-mini {version}
+
+A MusicGen in small that ships with the studio: text → cross-attention → delay-pattern transformer over four codebooks
+→ neural codec. {megabytes} MB of weights in half precision, mono, 32 kHz, up to 30 s. Instant on a laptop, no network.
+
+| file | what |
+|---|---|
+| `config.json` | shapes |
+| `lm.safetensors` | transformer and conditioner under audiocraft's names: {millions} M, {layers} layers of {dim} |
+| `codec.safetensors` | the codec ({codec_millions} M parameters): 50 frames a second, 4 codebooks of 1024, 2 kbit/s |
+| `text.safetensors`, `tokenizer.json` | word pieces and their meanings, {words} numbers each, int8 |
+
+## How it was made
+Everything is in `studio/training`; `python -m studio train all` makes it again, on a CPU or a GPU, and
+`studio/training/mini.toml` has the numbers.
+
+- **Music.** {pieces} pieces of 30 s ({hours} hours), each composed by `compose` (genres, keys, tempi, moods, song
+  form, human timing) and rendered through MuseScore's General MIDI soundfont (MIT). No recording by anybody is in it.
+- **Captions.** Written by `captions` from what is true of the piece; fresh ones at every step.
+- **Words.** The table is distilled from all-MiniLM-L6-v2 (Apache-2.0): principal components of what the model makes of
+  "<word> music" and of its raw embeddings.
+- **Codec.** `studio/engine/spectral_codec.py`: ConvNeXt on STFT frames, residual vector quantiser, inverse STFT.
+- **Language model.** {steps} steps in {minutes} minutes on two CPU cores; Muon and AdamW; a moving average
+  of the weights.
+
+## What to expect
+General MIDI instruments, no voices, no recordings' sound. It knows the genres, instruments, moods and tempi of its
+composer, and words near to them; it follows "drums" or "no drums" and "slow" or "fast" better than fine wishes.
+
+## Licence
+The weights are CC0 1.0: do what you like. The table of word meanings derives from all-MiniLM-L6-v2 (Apache-2.0).
+
+## Measured
+`python -m studio train evaluate` writes what follows.
+
+"""

@@ -1,0 +1,533 @@
+"""Trains musicgen-mini's language model: MusicGen's transformer over delayed codebooks, written for training.
+
+`LanguageModel` has audiocraft's architecture and parameter names (models/lm.py, modules/transformer.py of 1.3.0), so
+what is trained here is what the studio's decoder and audiocraft's LMModel load. Everything random comes from
+(seed, step): a resumed run goes on as if it had not stopped. CPU or CUDA, the same command.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from studio.engine.text import WordPieceConditioner, WordPieces
+from studio.engine.transformer import DecoderConfig
+from studio.training.captions import caption
+from studio.training.compose import Description
+
+log = logging.getLogger(__name__)
+
+FRAME_RATE = 50  # code frames a second
+CHECKPOINT = "checkpoint.pt"
+JOURNAL = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class LmTraining:
+    """How to train. The learning rate follows the minutes trained, so that a run ends when it must."""
+
+    dim: int = 256
+    heads: int = 4
+    layers: int = 6
+    ffn: int = 1024
+    minutes: float = 60.0  # of training in all, over every resume
+    warmup_minutes: float = 1.0
+    decay_share: float = 0.3  # of the minutes, at the end: the learning rate falls linearly to nothing
+    learning_rate: float = 3e-3  # of AdamW: embeddings, heads, norms, conditioner
+    muon_learning_rate: float = 4e-3  # of the layers' matrices
+    weight_decay: float = 0.05
+    clip: float = 1.0  # norm of the gradient
+    crop_frames: int = 400  # of most batches
+    crop_batch: int = 12
+    full_frames: int = 1500  # of the other ones: a whole piece
+    full_batch: int = 3
+    full_share: float = 0.25  # of the steps, once they have begun
+    full_after: float = 0.15  # of the minutes
+    from_start_share: float = 0.5  # of the crops begin where the piece begins
+    null_share: float = 0.12  # of the prompts are dropped, for classifier-free guidance
+    codebook_weights: tuple[float, ...] = (1.6, 1.0, 0.7, 0.7)
+    ema_decay: float = 0.995
+    held_out_pieces: int = 48
+    held_out_every_minutes: float = 5.0
+    checkpoint_every_minutes: float = 3.0
+    log_every: int = 20  # steps
+    seed: int = 0
+    device: str = "auto"
+    compile: bool = False
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """What the studio has to know of the shape."""
+        return DecoderConfig(dim=self.dim, heads=self.heads, layers=self.layers, ffn=self.ffn)
+
+
+class LanguageModel(nn.Module):
+    """MusicGen's decoder, teacher-forced: delayed codes and a condition to the logits of the next codes."""
+
+    def __init__(self, config: DecoderConfig, embedding_dim: int) -> None:
+        super().__init__()
+        c = self.config = config
+        self.emb = nn.ModuleList(nn.Embedding(c.cardinality + 1, c.dim) for _ in range(c.codebooks))
+        self.transformer = Transformer(c)
+        self.out_norm = nn.LayerNorm(c.dim, eps=c.norm_eps)
+        self.linears = nn.ModuleList(nn.Linear(c.dim, c.cardinality, bias=False) for _ in range(c.codebooks))
+        self.conditioner = WordPieceConditioner(embedding_dim, c.dim)
+        self._initialise()
+
+    def forward(self, sequence: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
+        """Delayed codes [B, K, S], conditions [B, L, dim] and their mask [B, L] to logits [B, S, K, N]."""
+        assert sequence.ndim == 3, sequence.shape
+        assert sequence.shape[1] == self.config.codebooks, sequence.shape
+        x = torch.stack([table(codes) for table, codes in zip(self.emb, sequence.unbind(1), strict=True)]).sum(0)
+        x = x + positions(sequence.shape[2], self.config.dim, self.config.max_period, x.device).to(x.dtype)
+        x = self.out_norm(self.transformer(x, condition, mask))
+        heads = torch.cat([head.weight for head in self.linears])  # type: ignore[misc]
+        logits: Tensor = F.linear(x, heads)
+        return logits.unflatten(-1, (self.config.codebooks, self.config.cardinality))
+
+    def _initialise(self) -> None:
+        """As MusicGen: gaussians cut at three deviations; outputs of residual branches are scaled down by depth."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim != 2 or name.startswith("conditioner."):
+                continue
+            deviation = parameter.shape[1] ** -0.5
+            if name.endswith(("out_proj.weight", "linear2.weight")):
+                deviation /= math.sqrt(3 * self.config.layers)
+            if name.startswith("linears."):
+                deviation /= 4  # near-uniform predictions to begin with
+            nn.init.trunc_normal_(parameter, std=deviation, a=-3 * deviation, b=3 * deviation)
+
+
+class Transformer(nn.Module):
+    """The layers, under audiocraft's name."""
+
+    def __init__(self, c: DecoderConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(c) for _ in range(c.layers))
+
+    def forward(self, x: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, condition, mask)
+        return x
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention, feed-forward; each is normed first and added."""
+
+    def __init__(self, c: DecoderConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(c)
+        self.cross_attention = Attention(c)
+        self.linear1 = nn.Linear(c.dim, c.ffn, bias=False)
+        self.linear2 = nn.Linear(c.ffn, c.dim, bias=False)
+        self.norm1 = nn.LayerNorm(c.dim, eps=c.norm_eps)
+        self.norm_cross = nn.LayerNorm(c.dim, eps=c.norm_eps)
+        self.norm2 = nn.LayerNorm(c.dim, eps=c.norm_eps)
+
+    def forward(self, x: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.self_attn.causal(self.norm1(x))
+        x = x + self.cross_attention.cross(self.norm_cross(x), condition, mask)
+        hidden: Tensor = x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
+        return hidden
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases; the input projection is [queries; keys; values]."""
+
+    def __init__(self, c: DecoderConfig) -> None:
+        super().__init__()
+        self.heads = c.heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * c.dim, c.dim))
+        self.out_proj = nn.Linear(c.dim, c.dim, bias=False)
+
+    def causal(self, x: Tensor) -> Tensor:
+        """[B, S, dim], each position from itself and those before."""
+        q, k, v = (self._split(part) for part in F.linear(x, self.in_proj_weight).chunk(3, dim=-1))
+        return self._merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+    def cross(self, x: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
+        """[B, S, dim] from conditions [B, L, dim] where their mask [B, L] is True."""
+        query, *rest = self.in_proj_weight.chunk(3)
+        q = self._split(F.linear(x, query))
+        k, v = (self._split(F.linear(condition, weight)) for weight in rest)
+        return self._merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :]))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, S, dim / H]
+
+    def _merge(self, x: Tensor) -> Tensor:
+        merged: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))
+        return merged
+
+
+def positions(length: int, dim: int, max_period: float, device: torch.device) -> Tensor:
+    """Sinusoidal positions [length, dim] (audiocraft/modules/transformer.py, create_sin_embedding)."""
+    half = torch.arange(dim // 2, device=device, dtype=torch.float32)
+    phase = torch.arange(length, device=device, dtype=torch.float32)[:, None] / max_period ** (half / (dim // 2 - 1))
+    return torch.cat([phase.cos(), phase.sin()], dim=-1)
+
+
+def delayed(codes: Tensor, config: DecoderConfig) -> tuple[Tensor, Tensor]:
+    """Codes [B, K, T] to (what is read, what is to be predicted), both [B, K, T] in the delay pattern.
+
+    Step s reads codebook k's frame s - 1 - delay and predicts frame s - delay; before a codebook's first frame stands
+    the special token in what is read, and -100, which counts for nothing, in what is predicted.
+    """
+    read = torch.full_like(codes, config.cardinality)
+    predicted = torch.full_like(codes, -100)
+    length = codes.shape[2]
+    for k, delay in enumerate(config.delays):
+        read[:, k, delay + 1 :] = codes[:, k, : length - delay - 1]
+        predicted[:, k, delay:] = codes[:, k, : length - delay]
+    return read, predicted
+
+
+def codebook_losses(logits: Tensor, predicted: Tensor) -> Tensor:
+    """Mean cross-entropy of each codebook in nats [K], from logits [B, S, K, N] and codes [B, K, S]."""
+    return torch.stack(
+        [
+            F.cross_entropy(logits[:, :, k].flatten(0, 1).float(), predicted[:, k].flatten(), ignore_index=-100)
+            for k in range(predicted.shape[1])
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from."""
+
+    codes: Tensor  # [B, K, T], int64
+    embeddings: Tensor  # [B, L, E]
+    mask: Tensor  # [B, L]
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.codes.to(device), self.embeddings.to(device), self.mask.to(device))
+
+    def without_prompts(self) -> Batch:
+        """The null condition, which guidance starts from."""
+        return Batch(self.codes, self.embeddings, torch.zeros_like(self.mask))
+
+
+class CodedMusic:
+    """The pieces in a directory of codes, looked for again while files arrive, and random crops with captions."""
+
+    def __init__(self, codes_dir: Path, pieces: WordPieces) -> None:
+        self.codes_dir, self.word_pieces = codes_dir, pieces
+        self.codes: list[npt.NDArray[np.uint16]] = []  # [K, T] each
+        self.descriptions: list[Description] = []
+        self._read: set[Path] = set()
+        self.rescan()
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def rescan(self) -> None:
+        """Read the files that are new."""
+        for path in sorted(self.codes_dir.glob("codes_[0-9]*.npy")):
+            if path in self._read or path.name.endswith(".partial.npy"):
+                continue
+            self._read.add(path)
+            records = [json.loads(line) for line in path.with_suffix(".jsonl").read_text("utf-8").splitlines()]
+            self.codes.extend(np.load(path))
+            self.descriptions.extend(_description(record["description"]) for record in records)
+        assert len(self.codes) == len(self.descriptions), "each piece has its record"
+
+    def batch(self, step: int, frames: int, size: int, config: LmTraining) -> Batch:
+        """Random crops of `frames` with fresh captions, of which some are dropped."""
+        rng = Random(f"{config.seed}/{step}")
+        rows = [rng.randrange(len(self)) for _ in range(size)]
+        crops = [self._crop(row, frames, rng, config.from_start_share) for row in rows]
+        embeddings, mask = self.word_pieces.embed([caption(self.descriptions[row], rng) for row in rows])
+        dropped = torch.tensor([rng.random() < config.null_share for _ in rows])
+        return Batch(torch.from_numpy(np.stack(crops).astype(np.int64)), embeddings, mask & ~dropped[:, None])
+
+    def first(self, size: int, frames: int) -> Batch:
+        """The beginnings of the first pieces, each with one caption; the same every time."""
+        rng = Random(0)
+        crops = np.stack([codes[:, :frames] for codes in self.codes[:size]]).astype(np.int64)
+        texts = [caption(description, rng) for description in self.descriptions[:size]]
+        return Batch(torch.from_numpy(crops), *self.word_pieces.embed(texts))
+
+    def _crop(self, row: int, frames: int, rng: Random, from_start: float) -> npt.NDArray[np.uint16]:
+        room = self.codes[row].shape[1] - frames
+        start = 0 if rng.random() < from_start else rng.randrange(room + 1)
+        return self.codes[row][:, start : start + frames]
+
+
+def _description(record: dict[str, Any]) -> Description:
+    known = {name: record[name] for name in Description.__dataclass_fields__}
+    return Description(**{**known, "instruments": tuple(known["instruments"])})
+
+
+def predict(model: nn.Module, batch: Batch, config: DecoderConfig) -> Tensor:
+    """Losses of the codebooks [K] for a batch; a dropped prompt reads zeros that are attended, as at run time."""
+    read, predicted = delayed(batch.codes, config)
+    conditioner = model.conditioner
+    assert isinstance(conditioner, WordPieceConditioner)
+    condition = conditioner(batch.embeddings, batch.mask)
+    attended = batch.mask | ~batch.mask.any(dim=1, keepdim=True)
+    return codebook_losses(model(read, condition, attended), predicted)
+
+
+@dataclass
+class State:
+    """Everything a checkpoint holds."""
+
+    model: LanguageModel
+    average: LanguageModel  # moving average of the weights, which is what is exported
+    optimisers: tuple[torch.optim.Optimizer, ...]
+    step: int = 0
+    seconds: float = 0.0  # trained
+
+    def to_checkpoint(self, config: LmTraining) -> dict[str, Any]:
+        return {
+            "config": asdict(config),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        self.model.load_state_dict(checkpoint["model"])
+        self.average.load_state_dict(checkpoint["average"])
+        for optimiser, state in zip(self.optimisers, checkpoint["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
+
+
+def new_state(config: LmTraining, embedding_dim: int, device: torch.device) -> State:
+    torch.manual_seed(config.seed)
+    model = LanguageModel(config.decoder, embedding_dim).to(device)
+    average = copy.deepcopy(model).requires_grad_(False)
+    return State(model, average, optimisers(model, config))
+
+
+def optimisers(model: LanguageModel, config: LmTraining) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the layers' matrices (its steps are orthogonal), AdamW for all else."""
+    matrices = [p for p in model.transformer.parameters() if p.ndim == 2]
+    known = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in known]
+    muon = torch.optim.Muon(
+        matrices, config.muon_learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    adam = torch.optim.AdamW(others, config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    for optimiser in (muon, adam):
+        for group in optimiser.param_groups:
+            group["peak"] = group["lr"]
+    return muon, adam
+
+
+def train(config: LmTraining, codes_dir: Path, text_dir: Path, out_dir: Path) -> Path:
+    """Train for `config.minutes`, going on from the checkpoint in `out_dir` if there is one; return the checkpoint.
+
+    Args:
+        codes_dir: has `train/` and `heldout/` with `codes_*.npy` [N, K, T] and their records.
+        text_dir: the distilled word pieces.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    device = torch.device(pick_device(config.device))
+    pieces = WordPieces.load(text_dir)
+    state = resume(config, pieces.table.shape[1], out_dir, device)
+    music, held_out = CodedMusic(codes_dir / "train", pieces), CodedMusic(codes_dir / "heldout", pieces)
+    assert len(music), f"no codes in {codes_dir / 'train'}"
+    judged = held_out.first(config.held_out_pieces, config.full_frames) if len(held_out) else None
+    with Journal(out_dir / JOURNAL, config) as journal:
+        _run(state, config, music, judged, journal, out_dir)
+    return save(state, config, out_dir)
+
+
+def _run(
+    state: State, config: LmTraining, music: CodedMusic, judged: Batch | None, journal: Journal, out_dir: Path
+) -> None:
+    """The loop: learn, note, and now and then save and look at the held-out pieces."""
+    device = next(state.model.parameters()).device
+    model = torch.compile(state.model, dynamic=False) if config.compile else state.model
+    save_due, judge_due = (Every(60 * m) for m in (config.checkpoint_every_minutes, config.held_out_every_minutes))
+    while state.seconds < 60 * config.minutes:
+        started = time.monotonic()
+        frames, size = shape_of_step(state, config)
+        batch = music.batch(state.step, frames, size, config).to(device)
+        losses = advance(state, model, config, batch)
+        state.step += 1
+        state.seconds += time.monotonic() - started
+        journal.note(state, losses, frames * size, len(music))
+        if save_due():
+            music.rescan()
+            save(state, config, out_dir)
+        if judged is not None and judge_due():
+            journal.write(state, judge(state.average, judged.to(device)))
+    if judged is not None:
+        journal.write(state, judge(state.average, judged.to(device)))
+
+
+def shape_of_step(state: State, config: LmTraining) -> tuple[int, int]:
+    """Frames and size of the next batch: crops, and now and then whole pieces."""
+    begun = state.seconds >= 60 * config.minutes * config.full_after
+    if begun and Random(f"shape/{config.seed}/{state.step}").random() < config.full_share:
+        return config.full_frames, config.full_batch
+    return config.crop_frames, config.crop_batch
+
+
+def advance(state: State, model: Any, config: LmTraining, batch: Batch) -> Tensor:
+    """One step; the losses of the codebooks [K]."""
+    with autocast(batch.codes.device):
+        losses = predict(model, batch, config.decoder)
+    weights = losses.new_tensor(config.codebook_weights)
+    ((losses * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
+    rate = schedule(state.seconds / 60, config)
+    for optimiser in state.optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * rate
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    _average(state, config)
+    return losses.detach()
+
+
+def schedule(minutes: float, config: LmTraining) -> float:
+    """Share of the peak learning rate: up, level, and linearly down at the end."""
+    left = (config.minutes - minutes) / max(1e-9, config.decay_share * config.minutes)
+    return min(1.0, (minutes + 0.02) / max(1e-9, config.warmup_minutes), max(0.0, left))
+
+
+@torch.no_grad()
+def _average(state: State, config: LmTraining) -> None:
+    decay = min(config.ema_decay, (1 + state.step) / (10 + state.step))
+    pairs = zip(state.average.parameters(), state.model.parameters(), strict=True)
+    for average, parameter in pairs:
+        average.lerp_(parameter, 1 - decay)
+
+
+@torch.inference_mode()
+def judge(model: LanguageModel, batch: Batch, size: int = 8) -> dict[str, Any]:
+    """Loss of held-out pieces in nats a code, with their prompts and without; per codebook, and for the first 8 s."""
+    found: dict[str, Any] = {}
+    for name, variant in (("prompt", batch), ("null", batch.without_prompts())):
+        losses = [_judge(model, part) for part in _parts(variant, size)]
+        each = torch.stack(losses).mean(0)
+        found[f"held_out_{name}"] = round(each.mean().item(), 4)
+        found[f"held_out_{name}_codebooks"] = [round(value, 4) for value in each.tolist()]
+    found["gap"] = round(found["held_out_null"] - found["held_out_prompt"], 4)
+    return found
+
+
+def _judge(model: LanguageModel, batch: Batch) -> Tensor:
+    with autocast(batch.codes.device):
+        return predict(model, batch, model.config)
+
+
+def _parts(batch: Batch, size: int) -> Iterator[Batch]:
+    for start in range(0, len(batch.codes), size):
+        rows = slice(start, start + size)
+        yield Batch(batch.codes[rows], batch.embeddings[rows], batch.mask[rows])
+
+
+class Every:
+    """True once in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def __call__(self) -> bool:
+        due = time.monotonic() - self.last >= self.seconds
+        if due:
+            self.last = time.monotonic()
+        return due
+
+
+class Journal:
+    """A line of JSON each `log_every` steps and for each look at the held-out pieces; the same for people."""
+
+    def __init__(self, path: Path, config: LmTraining) -> None:
+        self.path, self.config = path, config
+        self.losses: list[Tensor] = []
+        self.frames, self.since = 0, time.monotonic()
+
+    def __enter__(self) -> Journal:
+        self.file = self.path.open("a")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def note(self, state: State, losses: Tensor, frames: int, pieces: int) -> None:
+        self.losses.append(losses)
+        self.frames += frames
+        if state.step % self.config.log_every:
+            return
+        speed = self.frames / FRAME_RATE / (time.monotonic() - self.since)  # seconds of music a second
+        means = torch.stack(self.losses).mean(0).tolist()
+        self.write(
+            state,
+            {
+                "loss": round(sum(means) / len(means), 4),
+                "codebooks": [round(value, 4) for value in means],
+                "rate": round(schedule(state.seconds / 60, self.config), 4),
+                "speed": round(speed, 1),
+                "pieces": pieces,
+            },
+        )
+        self.losses, self.frames, self.since = [], 0, time.monotonic()
+
+    def write(self, state: State, found: dict[str, Any]) -> None:
+        line = {"step": state.step, "minutes": round(state.seconds / 60, 2), **found}
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        log.info("%s", ", ".join(f"{name} {value}" for name, value in line.items()))
+
+
+def resume(config: LmTraining, embedding_dim: int, out_dir: Path, device: torch.device) -> State:
+    """The state of the checkpoint in `out_dir`, or a new one."""
+    state = new_state(config, embedding_dim, device)
+    path = out_dir / CHECKPOINT
+    if path.exists():
+        state.restore(torch.load(path, map_location=device, weights_only=True))
+        log.info("going on from %s: step %d, %.1f minutes", path, state.step, state.seconds / 60)
+    return state
+
+
+def save(state: State, config: LmTraining, out_dir: Path) -> Path:
+    """The checkpoint, whole or not at all."""
+    path = out_dir / CHECKPOINT
+    partial = path.with_suffix(".partial")
+    torch.save(state.to_checkpoint(config), partial)
+    os.replace(partial, path)
+    return path
+
+
+def trained(checkpoint: Path) -> LanguageModel:
+    """The averaged model of a checkpoint."""
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    config = LmTraining(**{**stored["config"], "codebook_weights": tuple(stored["config"]["codebook_weights"])})
+    model = LanguageModel(config.decoder, stored["average"]["conditioner.output_proj.weight"].shape[1])
+    model.load_state_dict(stored["average"])
+    return model.eval().requires_grad_(False)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 halves the time of a step, on GPUs and on CPUs that multiply bf16."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def pick_device(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"

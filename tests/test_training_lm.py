@@ -1,0 +1,162 @@
+"""musicgen-mini's language model: what it learns is what audiocraft's and the studio's decoder read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor
+
+from studio.engine.text import WordPieces
+from studio.engine.transformer import DecoderConfig
+from studio.errors import CheckpointError, ConfigurationError
+from studio.training import lm, text
+from studio.training.captions import captions
+from studio.training.compose import compose
+from studio.training.config import MINI, read
+
+SMALL = DecoderConfig(dim=32, heads=2, layers=2, ffn=64, cardinality=16)
+TINY = lm.LmTraining(
+    dim=32, heads=2, layers=2, ffn=64, minutes=0.02, warmup_minutes=0.001, crop_frames=40, crop_batch=4,
+    full_frames=60, full_batch=2, held_out_pieces=4, held_out_every_minutes=0.01, log_every=2, device="cpu",
+)  # fmt: skip
+
+
+def test_audiocraft_computes_the_same_logits_from_the_same_weights() -> None:
+    model = lm.LanguageModel(SMALL, embedding_dim=8).eval()
+    reference = audiocraft_model(SMALL)
+    state = {name: t for name, t in model.state_dict().items() if not name.startswith("conditioner.")}
+    reference.load_state_dict(state, strict=True)
+    codes = torch.randint(0, 16, (2, 4, 30))
+    condition = torch.randn(2, 5, 32)
+    read_codes, predicted = lm.delayed(codes, SMALL)
+    with torch.no_grad():
+        ours = model(read_codes, condition, torch.ones(2, 5, dtype=torch.bool))
+        theirs = reference.compute_predictions(codes, [], {"description": (condition, torch.ones(2, 5))})
+    assert torch.equal(predicted != -100, delay_mask(30))
+    for k in range(4):
+        aligned = ours[:, k:, k]  # step s predicts frame s - k
+        assert torch.allclose(aligned, theirs.logits[:, k, : 30 - k], atol=1e-4)
+
+
+def test_the_delay_pattern_reads_only_the_past() -> None:
+    codes = torch.arange(1, 7).expand(1, 4, 6)
+    read_codes, predicted = lm.delayed(codes, SMALL)
+    assert read_codes[0].tolist() == [
+        [16, 1, 2, 3, 4, 5], [16, 16, 1, 2, 3, 4], [16, 16, 16, 1, 2, 3], [16, 16, 16, 16, 1, 2],
+    ]  # fmt: skip
+    assert predicted[0, 2].tolist() == [-100, -100, 1, 2, 3, 4]
+
+
+def test_a_dropped_prompt_is_the_null_condition_of_guidance() -> None:
+    """The studio's null branch reads zeros instead of conditions, whatever the prompt was."""
+    model = lm.LanguageModel(SMALL, embedding_dim=8).eval()
+    codes, embeddings = torch.randint(0, 16, (1, 4, 10)), torch.randn(1, 3, 8)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    with torch.no_grad():
+        dropped = lm.predict(model, lm.Batch(codes, embeddings, mask).without_prompts(), SMALL)
+        read_codes, predicted = lm.delayed(codes, SMALL)
+        zeros = lm.codebook_losses(model(read_codes, torch.zeros(1, 7, 32), torch.ones(1, 7).bool()), predicted)
+    assert torch.allclose(dropped, zeros, atol=1e-6)
+
+
+def test_training_learns_and_writes_a_journal(coded_music: Path, tmp_path: Path) -> None:
+    lm.train(TINY, coded_music, coded_music / "text", tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / lm.JOURNAL).read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    judged = [line for line in lines if "gap" in line]
+    assert losses[-1] < losses[0] - 0.1
+    assert judged[-1]["held_out_prompt"] < losses[0]
+
+
+def test_a_resumed_run_goes_on_where_it_stopped(coded_music: Path, tmp_path: Path) -> None:
+    first = lm.train(TINY, coded_music, coded_music / "text", tmp_path)
+    step = torch.load(first, weights_only=True)["step"]
+    lm.train(replace(TINY, minutes=0.03), coded_music, coded_music / "text", tmp_path)
+    stored = torch.load(first, weights_only=True)
+    assert stored["step"] > step
+    assert stored["seconds"] >= 60 * 0.03
+    assert lm.trained(first).config == TINY.decoder
+
+
+def test_the_same_step_draws_the_same_batch(coded_music: Path) -> None:
+    music = lm.CodedMusic(coded_music / "train", WordPieces.load(coded_music / "text"))
+    a, b, c = (music.batch(step, 40, 4, TINY) for step in (7, 7, 8))
+    assert torch.equal(a.codes, b.codes)
+    assert torch.equal(a.embeddings, b.embeddings)
+    assert not torch.equal(a.codes, c.codes)
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
+    config = lm.LmTraining(minutes=100, warmup_minutes=1, decay_share=0.3)
+    rates = [lm.schedule(minutes, config) for minutes in (0, 1, 50, 70, 85, 100)]
+    assert rates[0] < 0.1
+    assert rates[1:4] == [1, 1, 1]
+    assert rates[4] == pytest.approx(0.5)
+    assert rates[5] == 0
+
+
+def test_another_sentence_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match="sha256"):
+        text.distil(tmp_path, 8)
+
+
+def test_the_recipe_that_ships_is_read_and_a_misspelt_number_is_not(tmp_path: Path) -> None:
+    assert read(MINI).lm.decoder.dim % 64 == 0
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text("[lm]\nlayer = 3\n")
+    with pytest.raises(ConfigurationError, match="layer"):
+        read(wrong)
+
+
+@pytest.fixture(scope="module")
+def coded_music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen described pieces whose codes hang on their genre, and words for them."""
+    folder = tmp_path_factory.mktemp("coded")
+    (folder / "text").mkdir()
+    pieces = [compose(seed) for seed in range(16)]
+    said = {word for piece in pieces for text in captions(piece.description, Random(0), 20) for word in text.split()}
+    word_pieces([word.lower().strip(",.") for word in said]).save(folder / "text")
+    (folder / "train").mkdir()
+    generator = np.random.default_rng(0)
+    codes = [generator.integers(0, 16, (4, 1)) + np.zeros((4, 60), int) for _ in pieces]
+    np.save(folder / "train" / "codes_00000.npy", np.stack(codes).astype(np.uint16))
+    records = [json.dumps({"seed": p.seed, "description": asdict(p.description)}) for p in pieces]
+    (folder / "train" / "codes_00000.jsonl").write_text("\n".join(records) + "\n")
+    shutil.copytree(folder / "train", folder / "heldout")
+    return folder
+
+
+def word_pieces(words: list[str]) -> WordPieces:
+    vocabulary = {word: row for row, word in enumerate(["[UNK]", *dict.fromkeys(words)])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return WordPieces(tokenizer, torch.randn(len(vocabulary), 8))
+
+
+def delay_mask(length: int) -> Tensor:
+    steps = torch.arange(length)
+    return torch.stack([steps >= k for k in range(4)]).expand(2, 4, length)
+
+
+def audiocraft_model(c: DecoderConfig) -> torch.nn.Module:
+    from audiocraft.models.lm import LMModel
+    from audiocraft.modules.codebooks_patterns import DelayedPatternProvider
+    from audiocraft.modules.conditioners import ConditionFuser, ConditioningProvider
+
+    return LMModel(
+        DelayedPatternProvider(c.codebooks), ConditioningProvider({}),
+        ConditionFuser({"sum": [], "prepend": [], "cross": ["description"], "input_interpolate": []}),
+        n_q=c.codebooks, card=c.cardinality, dim=c.dim, num_heads=c.heads, hidden_scale=c.ffn // c.dim,
+        norm_first=True, bias_proj=False, num_layers=c.layers, bias_ff=False, bias_attn=False, causal=True,
+        custom=True, memory_efficient=False, cross_attention=True, activation="gelu", dropout=0.0,
+    ).eval()  # fmt: skip
