@@ -110,7 +110,7 @@ router = APIRouter(route_class=_Route)
 
 
 def build(studio: Studio) -> FastAPI:
-    """The routes as an application of their own, to be mounted at `PREFIX`: its errors stay inside it."""
+    """The routes as an application of their own, for everything below `PREFIX`: its errors stay inside it."""
     app = FastAPI(
         title="Studio",
         description="Text to music: put requests into the queue, follow the jobs, fetch the audio.",
@@ -118,6 +118,7 @@ def build(studio: Studio) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         exception_handlers={
             StudioError: _studio_error, HTTPException: _http_error, RequestValidationError: _invalid,
         },
@@ -181,7 +182,7 @@ def job(studio: TheStudio, job_id: JobId) -> JobView:
 
 
 @router.delete(
-    "/jobs/{job_id}", tags=["jobs"], responses=answers(200, "It is cancelled.", examples.CANCELLED, 404, 409, 503)
+    "/jobs/{job_id}", tags=["jobs"], responses=answers(200, "It is cancelled.", examples.CANCELLED, 404, 409, 422, 503)
 )
 def cancel(
     studio: TheStudio,
@@ -317,9 +318,20 @@ async def live() -> Probe:
 
 @router.get("/openapi.json", include_in_schema=False)
 def openapi(request: Request) -> JSONResponse:
-    """The routes with the paths that clients use."""
-    schema = request.app.openapi()
-    return JSONResponse({**schema, "paths": {PREFIX + path: item for path, item in schema["paths"].items()}})
+    """The routes with the paths that clients use, without the errors that FastAPI supposes."""
+    schema: dict[str, Any] = request.app.openapi()
+    text = json.dumps({**schema, "paths": {PREFIX + path: item for path, item in schema["paths"].items()}})
+    documented = json.loads(text, object_hook=_without_supposed_errors)
+    return JSONResponse(documented)
+
+
+def _without_supposed_errors(part: dict[str, Any]) -> dict[str, Any]:
+    supposed = ("HTTPValidationError", "ValidationError")
+    return {
+        name: item
+        for name, item in part.items()
+        if name not in supposed and not (name == "422" and "/HTTPValidationError" in str(item))
+    }
 
 
 @router.get("/docs", include_in_schema=False)

@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from studio import health, log
 from studio.api import rest
@@ -68,6 +69,18 @@ def serving(studio: Studio, port: int = 0) -> Iterator[str]:
 
 def build(studio: Studio, closing: threading.Event | None = None) -> FastAPI:
     """The whole application. `closing` is set by the server when it goes down."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # then Gradio opens a loop for every lock it makes, and leaves them all open
+        return asyncio.run(_build_in_loop(studio, closing or threading.Event()))
+    return _build(studio, closing or threading.Event())
+
+
+async def _build_in_loop(studio: Studio, closing: threading.Event) -> FastAPI:
+    return _build(studio, closing)
+
+
+def _build(studio: Studio, closing: threading.Event) -> FastAPI:
     _calm_gradio(studio.settings)
     import gradio as gr
 
@@ -75,17 +88,17 @@ def build(studio: Studio, closing: threading.Event | None = None) -> FastAPI:
     from studio.ui import blocks
 
     app = FastAPI(openapi_url=None)
-    protect(app, studio.settings)
-    app.mount(rest.PREFIX, rest.build(studio))
+    app.add_middleware(_Below, prefix=rest.PREFIX, below=rest.build(studio))
     page = blocks.build(studio)
     with page:
-        endpoints.register(studio, closing or threading.Event())
+        endpoints.register(studio, closing)
     page.delete_cache = GRADIO_CACHE_S
     options: dict[str, Any] = {
         **blocks.looks(), "ssr_mode": False, "run_history": False, "mcp_server": False, "enable_monitoring": False,
         "allowed_paths": [], "max_file_size": BODY_MAX_BYTES, "show_error": False,
     }  # fmt: skip
     gr.mount_gradio_app(app, page, path="/", **options)  # last: routes added after it are not found
+    protect(app, studio.settings)
     page.has_launched = True  # or Gradio leaves its check of FileData paths off, as it does whenever it is mounted
     return app
 
@@ -95,6 +108,25 @@ def _calm_gradio(settings: Settings) -> None:
     folder under /tmp that all users of the machine share."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("GRADIO_TEMP_DIR", str(settings.data_dir.resolve() / "cache"))
+
+
+class _Below:
+    """ASGI middleware: what lies below a prefix goes to an application of its own, whatever the path's characters.
+
+    As a mounted route it would leave paths with line breaks, and the prefix itself, to Gradio's page.
+    """
+
+    def __init__(self, app: ASGIApp, prefix: str, below: ASGIApp) -> None:
+        self._app = app
+        self._prefix = prefix
+        self._below = below
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and f"{scope['path']}/".startswith(f"{self._prefix}/"):
+            scope = {**scope, "root_path": scope.get("root_path", "") + self._prefix}
+            await self._below(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class _Server(uvicorn.Server):
