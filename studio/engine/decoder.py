@@ -84,6 +84,15 @@ class _State:
             mass=rows(k, dtype=torch.float32),
         )
 
+    def finite(self, at: int) -> bool:
+        """Whether all logits of a request have been numbers."""
+        return bool(self.mass[at].isfinite().all())
+
+    def clear(self, at: int) -> None:
+        """Forget a request's keys and values: masked zeros add nothing to the next one's sums, masked NaNs do."""
+        self.keys_values[:, 2 * at : 2 * at + 2] = 0
+        self.cross[:, at] = 0
+
     def move(self, source: int, target: int, length: int, prompt: int) -> None:
         """Copy everything of one request over another's: keys and values up to `length` and `prompt`."""
         kv = self.keys_values
@@ -211,7 +220,7 @@ class Decoder:
         at = self._find(key)
         slot = self._in_flight[at]
         assert slot.done == slot.total, (slot.done, slot.total)
-        finite = bool(self._state.mass[at].isfinite().all())
+        finite = self._state.finite(at)
         sequence = torch.nn.functional.pad(self._state.codes[at, : slot.total].T, (1, 0))
         codes = delay.undelay(sequence, self.config.delays)
         self._leave(at)
@@ -258,9 +267,12 @@ class Decoder:
         state, a = self._state, batch.size
         window = batch.rows.window(state.position[:a, None], self._columns[:length])
         x = self._transformer.run(self._transformer.embed(state.tokens[:a], state.position[:a]), window)
-        logits = guide(self._transformer.logits(x), batch.sampling.cfg_coef)
-        codes, mass = draw(truncate(logits, batch.sampling), state.noise[:a])
-        self._record(batch, codes, mass)
+        self._record(batch, *self._choose(batch, self._transformer.logits(x)))
+
+    def _choose(self, batch: _Batch, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [A, K] and their masses [A, K] from both branches' logits [A, 2, K, card]."""
+        guided = guide(logits, batch.sampling.cfg_coef)
+        return draw(truncate(guided, batch.sampling), self._state.noise[: batch.size])
 
     def _record(self, batch: _Batch, codes: Tensor, mass: Tensor) -> None:
         """Store what was drawn [A, K], as far as the delay pattern has a place for it, and move on."""
@@ -278,6 +290,8 @@ class Decoder:
         return [slot.key for slot in self._in_flight].index(key)
 
     def _leave(self, at: int) -> None:
+        if not self._state.finite(at):
+            self._state.clear(at)
         last = self._in_flight.pop()
         if at < len(self._in_flight):
             self._in_flight[at] = last

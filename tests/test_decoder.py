@@ -1,0 +1,268 @@
+"""The decoder against audiocraft's LMModel, and what a request may expect whatever else is in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from studio.engine import delay
+from studio.engine.decoder import Decoder
+from studio.engine.model import Conditions
+from studio.engine.sampling import FIRST_OF_KEPT, Sampling, SamplingRows, draw, truncate
+from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig
+from studio.errors import InvalidRequest, NotFinite
+from tests.oracle import MONO, SHAPES, Oracle, audiocraft, oracle
+
+CPU = torch.device("cpu")
+MAX_FRAMES = 150
+PROMPTS = ["sad piano", "drum and bass, fast, 174 bpm", "flute", "a choir in a cathedral, slow and solemn"]
+
+
+@pytest.fixture(scope="module", params=list(SHAPES))
+def reference(request: pytest.FixtureRequest) -> Oracle:
+    return oracle(SHAPES[request.param])
+
+
+@pytest.fixture(scope="module")
+def mono() -> Oracle:
+    return oracle(MONO)
+
+
+def decoder(reference: Oracle, slots: int = 4, dtype: torch.dtype = torch.float32) -> Decoder:
+    return Decoder(reference.config, reference.parameters, device=CPU, dtype=dtype, slots=slots, max_frames=MAX_FRAMES)
+
+
+def finish(decoder: Decoder, keys: list[str]) -> dict[str, Tensor]:
+    """Step until these requests are done."""
+    codes: dict[str, Tensor] = {}
+    while set(keys) - codes.keys():
+        for key, done, total in decoder.step():
+            if done == total:
+                codes[key] = decoder.take(key)
+    return codes
+
+
+def decode(decoder: Decoder, conditions: Conditions, frames: int, sampling: Sampling) -> Tensor:
+    decoder.admit("only", conditions, frames, sampling)
+    return finish(decoder, ["only"])["only"]
+
+
+class Forced(Decoder):
+    """Takes the codes that it is given and keeps the logits."""
+
+    def force(self, codes: Tensor) -> None:
+        self.given = delay.delay(codes, self.config.delays, special=0)[:, 1:]  # [K, steps]
+        self.seen: list[Tensor] = []
+
+    def _choose(self, batch: Any, logits: Tensor) -> tuple[Tensor, Tensor]:
+        codes = self.given[None, :, len(self.seen)]
+        self.seen.append(logits[0])
+        return codes, torch.ones(codes.shape)
+
+
+def test_logits_equal_audiocrafts(reference: Oracle) -> None:
+    config, frames = reference.config, 90
+    codes = torch.randint(config.cardinality, (config.codebooks, frames))
+    forced = Forced(config, reference.parameters, device=CPU, dtype=torch.float32, slots=2, max_frames=frames)
+    forced.force(codes)
+    assert torch.equal(decode(forced, reference.conditions("sad piano"), frames, Sampling(0)), codes)
+
+    logits = torch.stack(forced.seen, dim=2)  # [2, K, steps, card]
+    ours = torch.stack([logits[:, k, lag : lag + frames] for k, lag in enumerate(config.delays)], dim=1)
+    theirs, valid = reference.logits(codes, "sad piano")  # [2, K, F, card]
+    assert bool(valid.all())
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("prompt", "cfg_coef"), [("sad piano", 3.0), ("drum and bass, 174 bpm", 1.5)])
+def test_greedy_decoding_with_guidance_gives_audiocrafts_codes(reference: Oracle, prompt: str, cfg_coef: float) -> None:
+    ours = decode(decoder(reference), reference.conditions(prompt), 100, Sampling(0, cfg_coef=cfg_coef, greedy=True))
+    assert torch.equal(ours, reference.greedy(prompt, 100, cfg_coef))
+
+
+def test_audiocrafts_cross_attention_adds_nothing_to_the_null_branch(mono: Oracle) -> None:
+    layer = mono.lm.transformer.layers[0]
+    queries, nothing = torch.randn(1, 5, MONO.dim), torch.zeros(1, 7, MONO.dim)
+    with torch.no_grad():
+        assert torch.count_nonzero(layer._cross_attention_block(queries, nothing)) == 0
+
+
+@pytest.mark.parametrize("delays", [MONO_DELAYS, STEREO_DELAYS])
+def test_the_delay_pattern_is_audiocrafts_and_comes_back(delays: tuple[int, ...]) -> None:
+    codes = torch.randint(64, (2, len(delays), 17))
+    pattern = audiocraft().modules.codebooks_patterns.DelayedPatternProvider(len(delays), list(delays))
+    theirs, _, carries = pattern.get_pattern(17).build_pattern_sequence(codes, special_token=64)
+    ours = delay.delay(codes, delays, special=64)
+    assert torch.equal(ours, theirs)
+    assert torch.equal(delay.undelay(ours, delays), codes)
+    steps = torch.arange(delay.steps(17, delays))
+    assert torch.equal(delay.carries_code(steps, torch.full_like(steps, 17), torch.tensor(delays)).T, carries[:, 1:])
+
+
+def rows(*samplings: Sampling, cardinality: int = 64) -> SamplingRows:
+    return SamplingRows.of(samplings, cardinality, CPU)
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 63, 64])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
+def test_top_k_leaves_audiocrafts_probabilities(top_k: int, temperature: float) -> None:
+    logits = torch.randn(1, 4, 64) * 2
+    theirs = torch.softmax(logits / temperature, dim=-1)
+    audiocraft().utils.utils.sample_top_k(theirs, top_k)  # works in place
+    ours = truncate(logits, rows(Sampling(0, temperature=temperature, top_k=top_k))).softmax(-1)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.6, 0.95, 1.0])
+def test_top_p_draws_as_audiocraft_does(top_p: float) -> None:
+    """Audiocraft's truncated distribution is not to be seen, so its draws are counted. Top-k counts for nothing."""
+    torch.manual_seed(3)
+    logits, draws = torch.randn(1, 1, 12) * 1.5, 40_000
+    probabilities = torch.softmax(logits[0] / 0.9, dim=-1).expand(draws, -1)
+    theirs = audiocraft().utils.utils.sample_top_p(probabilities, top_p).flatten().bincount(minlength=12) / draws
+    ours = truncate(logits, rows(Sampling(0, temperature=0.9, top_k=2, top_p=top_p), cardinality=12)).softmax(-1)
+    assert torch.equal(ours[0, 0] > 0, theirs > 0)
+    torch.testing.assert_close(ours[0, 0], theirs, rtol=0, atol=0.012)
+
+
+def test_without_truncation_every_token_can_be_drawn() -> None:
+    logits = torch.randn(1, 4, 64)
+    torch.testing.assert_close(truncate(logits, rows(Sampling(0, top_k=0))), logits)
+
+
+def test_requests_are_truncated_each_in_its_own_way() -> None:
+    samplings = [
+        Sampling(0, top_k=5),
+        Sampling(0, top_k=0),
+        Sampling(0, top_p=0.5),
+        Sampling(0, temperature=0.5, top_k=9),
+    ]
+    logits = torch.randn(len(samplings), 4, 64)
+    together = truncate(logits, rows(*samplings))
+    alone = [truncate(logits[[i]], rows(sampling))[0] for i, sampling in enumerate(samplings)]
+    assert torch.equal(together, torch.stack(alone))
+
+
+def test_draws_follow_the_probabilities() -> None:
+    logits = torch.tensor([0.0, 1.0, -1.0, -torch.inf, 2.0])
+    noise = torch.rand(1, 50_000, generator=torch.Generator().manual_seed(1))
+    codes, mass = draw(logits.expand(1, 50_000, 5), noise)
+    torch.testing.assert_close(codes[0].bincount(minlength=5) / 50_000, logits.softmax(-1), rtol=0, atol=0.01)
+    torch.testing.assert_close(mass, torch.ones_like(mass))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5, FIRST_OF_KEPT])
+def test_a_token_without_probability_is_never_drawn(noise: float) -> None:
+    logits = torch.full((1, 1, 64), -torch.inf)
+    logits[..., 17] = 0.3
+    codes, _ = draw(logits, torch.tensor([[noise]]))
+    assert codes.item() == 17
+
+
+def test_the_same_seed_gives_the_same_codes_and_another_seed_others(mono: Oracle) -> None:
+    first, again, other = (decode(decoder(mono), mono.conditions("flute"), 30, Sampling(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == (4, 30)
+    assert 0 <= int(first.min()) <= int(first.max()) < MONO.cardinality
+
+
+SAMPLINGS = [
+    Sampling(1, top_k=20),
+    Sampling(2, top_p=0.9, temperature=1.3),
+    Sampling(3, top_k=0, cfg_coef=1.0),
+    Sampling(4, top_k=5, temperature=0.7, cfg_coef=8.0),
+]
+FRAMES = [40, 90, 25, 60]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_codes_do_not_depend_on_the_neighbours(reference: Oracle, dtype: torch.dtype) -> None:
+    """Four requests, one admitted every seven steps, leaving at different times, against each of them alone."""
+    conditions = [reference.conditions(prompt) for prompt in PROMPTS]
+    requests = list(zip(map(str, range(4)), conditions, FRAMES, SAMPLINGS, strict=True))
+    alone = {key: decode(decoder(reference, dtype=dtype), *request) for key, *request in requests}
+
+    shared, together = decoder(reference, dtype=dtype), {}
+    for step in range(150):
+        if step % 7 == 0 and step < 28:
+            shared.admit(*requests[step // 7])
+        together |= {key: shared.take(key) for key, done, total in shared.step() if done == total}
+    assert shared.free_slots == 4
+    for key, codes in alone.items():
+        assert torch.equal(together[key], codes), key
+
+
+def test_an_evicted_request_leaves_at_once_and_the_others_go_on(mono: Oracle) -> None:
+    expected = {str(seed): decode(decoder(mono), mono.conditions("flute"), 40, Sampling(seed)) for seed in range(3)}
+    shared = decoder(mono, slots=3)
+    for seed in range(3):
+        shared.admit(str(seed), mono.conditions("flute"), 40, Sampling(seed))
+    for _ in range(10):
+        shared.step()
+    shared.evict("0")  # the last one moves into its place
+    assert shared.free_slots == 1
+    shared.evict("unknown")
+    assert [advance.key for advance in shared.step()] == ["2", "1"]
+    shared.admit("0", mono.conditions("flute"), 40, Sampling(0))
+    codes = finish(shared, ["0", "1", "2"])
+    assert {key: torch.equal(codes[key], expected[key]) for key in expected} == dict.fromkeys(expected, True)
+
+
+def test_nothing_in_flight_is_no_step(mono: Oracle) -> None:
+    assert decoder(mono).step() == []
+
+
+def test_bf16_logits_are_near_fp32(mono: Oracle) -> None:
+    codes, seen = torch.randint(MONO.cardinality, (4, 30)), []
+    for dtype in (torch.float32, torch.bfloat16):
+        forced = Forced(MONO, mono.parameters, device=CPU, dtype=dtype, slots=1, max_frames=30)
+        forced.force(codes)
+        decode(forced, mono.conditions("flute"), 30, Sampling(0))
+        seen.append(torch.stack(forced.seen))
+    error = (seen[0] - seen[1]).std() / seen[0].std()
+    assert 0 < float(error) < 0.02
+
+
+def test_a_prompt_longer_than_the_buffers_is_refused(mono: Oracle) -> None:
+    shared = decoder(mono, slots=1)
+    with pytest.raises(InvalidRequest, match="prompt: is too long"):
+        shared.admit("long", Conditions(cross=torch.zeros(600, MONO.dim)), 10, Sampling(0))
+    assert shared.free_slots == 1
+
+
+def test_weights_that_are_not_numbers_fail_the_request_and_not_its_neighbour(mono: Oracle) -> None:
+    shared = decoder(mono, slots=2)
+    shared.admit("bad", Conditions(cross=torch.full((5, MONO.dim), torch.nan)), 20, Sampling(0))
+    shared.admit("good", mono.conditions("flute"), 30, Sampling(1))
+    done: Mapping[str, bool] = {}
+    while not done.get("bad"):
+        done = {key: at == total for key, at, total in shared.step()}
+    with pytest.raises(NotFinite):
+        shared.take("bad")
+    assert shared.free_slots == 1
+    assert torch.equal(
+        finish(shared, ["good"])["good"], decode(decoder(mono), mono.conditions("flute"), 30, Sampling(1))
+    )
+
+
+def test_a_slot_that_held_numbers_that_are_none_can_be_used_again(mono: Oracle) -> None:
+    shared = decoder(mono, slots=1)
+    shared.admit("bad", Conditions(cross=torch.full((5, MONO.dim), torch.nan)), 20, Sampling(0))
+    for _ in range(15):
+        shared.step()
+    shared.evict("bad")
+    assert torch.equal(
+        decode(shared, mono.conditions("flute"), 30, Sampling(1)),
+        decode(decoder(mono), mono.conditions("flute"), 30, Sampling(1)),
+    )
+
+
+def test_a_decoder_of_any_shape_agrees_with_its_name(mono: Oracle) -> None:
+    config = DecoderConfig(dim=32, heads=2, layers=3, ffn=128, cardinality=64)
+    assert config == mono.config
+    assert (config.codebooks, config.head_dim) == (4, 16)
