@@ -129,11 +129,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def _serve(self, path: Path, body: bool) -> None:
             content = path.read_bytes()
-            blob = b"blob %d\0" % len(content) + content
+            tag = "" if path.name.endswith(LARGE) else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             start = self._start()
             self.send_response(206 if start else 200)
             self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{hashlib.sha1(blob).hexdigest()}"')
+            self.send_header("ETag", f'"{tag}"')
             self.send_header("Content-Length", str(len(content) - start))
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

@@ -16,13 +16,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from studio.clip import Clip
 from studio.engine import weights
+from studio.engine.base import Failed, Finished
 from studio.engine.catalog import CATALOG, ModelInfo, resolve
+from studio.engine.loader import load_engine
 from studio.engine.model import LoadedModel
 from studio.engine.quiet import quiet
 from studio.errors import CheckpointError, DownloadError
+from studio.schemas import GenerationRequest
 from studio.settings import Settings
-from tests.checkpoints import Export, write_bundle, write_encodec_repository, write_export, write_t5
+from tests.checkpoints import SMALL, Export, write_bundle, write_encodec_repository, write_export, write_t5
 from tests.hub import Hub
 
 CPU = torch.device("cpu")
@@ -169,6 +173,41 @@ def test_a_style_model_reads_an_absent_excerpt_as_nothing(hub: Hub, settings: Se
     assert (conditions.prefix[1:].abs().sum(dim=1) > 0).all()
     assert (conditions.null_prefix == 0).all()
     assert conditions.null_prefix.shape == conditions.prefix.shape
+
+
+def generate(name: str, settings: Settings) -> Clip:
+    """One second of music, from the files to the samples."""
+    engine = load_engine(name, settings, lambda fraction, what: None)
+    engine.admit("job", GenerationRequest(prompt=PROMPT, duration=1.0, seed=1))
+    for _ in range(100):
+        for event in engine.step():
+            assert not isinstance(event, Failed), event
+            if isinstance(event, Finished):
+                engine.close()
+                return event.clip
+    raise AssertionError("a second takes about fifty steps")
+
+
+@pytest.mark.parametrize("name", ["musicgen-small", "musicgen-stereo-small", "musicgen-melody", "musicgen-style"])
+def test_a_downloaded_model_makes_music(name: str, hub: Hub, settings: Settings) -> None:
+    clip = generate(name, settings)
+    assert clip.sample_rate == 32_000
+    assert clip.samples.shape == (CATALOG[name].channels, 32_000)
+    assert clip.samples.std() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_model_of_musicgen_smalls_true_shape_makes_music(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_export(tmp_path / "facebook/musicgen-small", Export(shape=SMALL))
+    write_t5(tmp_path / "google-t5/t5-base", SMALL)
+    with Hub(tmp_path, aliases={"t5-base": "google-t5/t5-base"}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        clip = generate("musicgen-small", settings.model_copy(update={"slots": 1}))
+    assert clip.samples.shape == (1, 32_000)
+    assert clip.samples.std() > 0
 
 
 def test_a_fine_tune_in_the_data_dir_is_loaded(hub: Hub, settings: Settings) -> None:
