@@ -1,0 +1,200 @@
+"""MusicGenEngine through the Engine protocol, with a small decoder, a text encoder and a codec that need no file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from studio.clip import Clip
+from studio.engine.base import Engine, Event, Failed, Finished, Progress
+from studio.engine.model import Conditions, LoadedModel
+from studio.engine.musicgen import MusicGenEngine
+from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig
+from studio.engine.weights import decoder_shapes
+from studio.errors import InvalidRequest, NotFinite, OutOfMemory
+from studio.schemas import GenerationRequest
+
+DIM = 16
+
+
+class Letters:
+    """A text encoder that knows the alphabet."""
+
+    def encode(self, prompt: str) -> Conditions:
+        table = torch.randn(128, DIM, generator=torch.Generator().manual_seed(0))
+        return Conditions(cross=table[[ord(letter) % 128 for letter in prompt]])
+
+
+@dataclass
+class Steps:
+    """A codec of 20 frames a second: a frame's first code is its level for 11 samples.."""
+
+    channels: int = 1
+    sample_rate: int = 220
+    frame_rate: float = 20.0
+    codebooks: int = 4
+    breaks: Exception | None = None
+
+    def decode(self, codes: Tensor) -> Tensor:
+        assert codes.shape[:2] == (1, self.codebooks)
+        if self.breaks:
+            raise self.breaks
+        levels = codes[:, : self.channels].float() / 64  # [B, C, F]
+        return levels.repeat_interleave(11, dim=2)
+
+
+class Silent(Steps):
+    """A codec whose audio is not a number at one sample."""
+
+    def decode(self, codes: Tensor) -> Tensor:
+        audio = super().decode(codes)
+        audio[..., 3] = math.nan
+        return audio
+
+
+def model(codec: Steps, delays: tuple[int, ...] = MONO_DELAYS) -> LoadedModel:
+    config = DecoderConfig(dim=DIM, heads=2, layers=2, ffn=32, delays=delays, cardinality=64)
+    random = torch.Generator().manual_seed(5)
+    lm = {name: torch.randn(shape, generator=random) / 4 for name, shape in decoder_shapes(config).items()}
+    return LoadedModel("tiny", config, lm, Letters(), codec, max_duration=10.0)
+
+
+def engine(codec: Steps | None = None, slots: int = 3) -> MusicGenEngine:
+    return MusicGenEngine(model(codec or Steps()), torch.device("cpu"), "fp32", slots)
+
+
+def request(seed: int = 1, duration: float = 2.0, prompt: str = "sad piano") -> GenerationRequest:
+    return GenerationRequest(prompt=prompt, duration=duration, seed=seed)
+
+
+def ends(engine: Engine, count: int = 1) -> dict[str, Event]:
+    """Step until so many requests have ended."""
+    ended: dict[str, Event] = {}
+    while len(ended) < count:
+        ended |= {event.key: event for event in engine.step() if not isinstance(event, Progress)}
+    return ended
+
+
+def clip(event: Event) -> Clip:
+    assert isinstance(event, Finished), event
+    return event.clip
+
+
+def generate(request: GenerationRequest) -> Clip:
+    fresh = engine()
+    fresh.admit("only", request)
+    return clip(ends(fresh)["only"])
+
+
+def test_a_request_moves_on_step_by_step_and_ends_as_a_clip() -> None:
+    one: Engine = engine()
+    one.admit("a", request(duration=2.0))
+    events: list[Event] = []
+    while one.free_slots < 3:
+        events += one.step()
+    total = 2 * 20 + 3  # frames and the delay of the last codebook
+    assert events[:-1] == [Progress("a", done, total) for done in range(1, total + 1)]
+    assert clip(events[-1]).samples.dtype == np.float32
+    assert one.step() == []
+
+
+@pytest.mark.parametrize("duration", [1.0, 1.234, 2.51, 10.0])
+def test_a_clip_has_the_duration_asked_for_to_the_sample(duration: float) -> None:
+    made = generate(request(duration=duration))
+    assert made.samples.shape == (1, round(duration * 220))
+    assert made.sample_rate == 220
+    assert np.isfinite(made.samples).all()
+
+
+def test_a_stereo_model_gives_two_channels() -> None:
+    stereo = model(Steps(channels=2, codebooks=8), STEREO_DELAYS)
+    one = MusicGenEngine(stereo, torch.device("cpu"), "fp32", 1)
+    one.admit("a", request())
+    assert clip(ends(one)["a"]).samples.shape == (2, 440)
+
+
+def test_the_same_request_gives_the_same_clip_and_another_seed_another() -> None:
+    assert np.array_equal(generate(request(1)).samples, generate(request(1)).samples)
+    assert not np.array_equal(generate(request(1)).samples, generate(request(2)).samples)
+
+
+def test_another_prompt_is_another_clip() -> None:
+    assert not np.array_equal(generate(request()).samples, generate(request(prompt="happy tuba")).samples)
+
+
+def test_requests_join_and_leave_while_others_are_decoded() -> None:
+    shared = engine()
+    requests = {"a": request(1, 3.0), "b": request(2, 2.0, "flute"), "c": request(3, 1.0), "d": request(4, 1.5)}
+    for key in ("a", "b", "c"):
+        shared.admit(key, requests[key])
+        shared.step()
+    assert shared.free_slots == 0
+    shared.evict("b")
+    assert shared.free_slots == 1
+    shared.admit("d", requests["d"])
+    made = {key: clip(event).samples for key, event in ends(shared, 3).items()}
+    alone = {key: generate(requests[key]).samples for key in "acd"}
+    assert {key: np.array_equal(made[key], alone[key]) for key in alone} == dict.fromkeys("acd", True)
+
+
+def test_an_unknown_key_is_not_evicted() -> None:
+    one = engine()
+    one.admit("a", request())
+    one.evict("b")
+    assert one.free_slots == 2
+
+
+def test_a_request_beyond_what_the_model_was_trained_on_is_refused() -> None:
+    one = engine()
+    with pytest.raises(InvalidRequest, match="duration: must be at most 10 s"):
+        one.admit("a", request(duration=12.0))
+    assert one.free_slots == 3
+
+
+@pytest.mark.parametrize(
+    ("codec", "error"),
+    [
+        (Silent(), NotFinite),
+        (Steps(breaks=torch.OutOfMemoryError("CUDA out of memory")), OutOfMemory),
+        (Steps(breaks=RuntimeError("DefaultCPUAllocator: can't allocate memory")), OutOfMemory),
+    ],
+)
+def test_what_the_codec_cannot_do_fails_the_request_by_name(codec: Steps, error: type[Exception]) -> None:
+    one = engine(codec)
+    one.admit("a", request())
+    failed = ends(one)["a"]
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, error)
+    assert one.free_slots == 3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_makes_clips_too(precision: str) -> None:
+    one = MusicGenEngine(model(Steps()), torch.device("cpu"), precision, 1)
+    one.admit("a", request())
+    assert np.isfinite(clip(ends(one)["a"]).samples).all()
+
+
+def test_a_slot_is_used_again_and_again() -> None:
+    one = engine(slots=1)
+    seeds: Sequence[int] = range(4)
+    for seed in seeds:
+        one.admit("a", request(seed, 1.0))
+        assert np.array_equal(clip(ends(one)["a"]).samples, generate(request(seed, 1.0)).samples)
+
+
+def test_a_closed_engine_gives_its_buffers_back() -> None:
+    import gc
+    import weakref
+
+    one = engine()
+    decoder = weakref.ref(one._decoder)
+    one.close()
+    gc.collect()
+    assert decoder() is None
