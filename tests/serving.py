@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Served:
     url: str
     studio: Studio
     http: httpx.Client
+    close: Callable[[], object]  # the server, not the studio
 
     def ask(self, prompt: str = "sad piano", **fields: object) -> str:
         """Put a request into the queue; its job's id."""
@@ -55,8 +56,10 @@ def served(data_dir: Path, load: EngineLoader = load_sine, **settings: object) -
     made = Settings.model_validate(
         {"data_dir": data_dir, "retry_delay_seconds": 0.05, "shutdown_seconds": 1, **settings}
     )
-    with Studio(made, load) as studio, serving(studio) as url, httpx.Client(base_url=url, timeout=60) as http:
-        yield Served(url, studio, http)
+    with Studio(made, load) as studio, ExitStack() as server:
+        url = server.enter_context(serving(studio))
+        with httpx.Client(base_url=url, timeout=60) as http:
+            yield Served(url, studio, http, server.close)
 
 
 def load_slow(model: str, progress: LoadProgress) -> SineEngine:

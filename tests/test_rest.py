@@ -132,7 +132,7 @@ def test_progress_is_seen_while_it_happens(slow: Served) -> None:
         ('{"prompt": "sad piano", "temperature": null}', "temperature"),
         ('{"prompt": "sad piano", "model": "musicgen-tiny"}', "model"),
         ('{"prompt": "sad piano", "tempo": 80}', "tempo"),
-        ('{"prompt": "sad piano", "\\ud800": 1}', "\ud800"),
+        ('{"prompt": "sad piano", "\\ud800": 1}', "body"),
         ('{"prompt": "sad \\ud800 piano"}', "prompt"),
         ('{"prompt": "sad \\u0000 piano"}', "prompt"),
         ('{"prompt": "sad \\u001b[2J piano"}', "prompt"),
