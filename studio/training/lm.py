@@ -62,7 +62,7 @@ class LmTraining:
     null_share: float = 0.12  # of the prompts are dropped, for classifier-free guidance
     codebook_weights: tuple[float, ...] = (1.6, 1.0, 0.7, 0.7)
     ema_decay: float = 0.995
-    held_out_pieces: int = 48
+    held_out_pieces: int = 16
     held_out_every_minutes: float = 5.0
     checkpoint_every_minutes: float = 3.0
     log_every: int = 20  # steps
@@ -97,8 +97,7 @@ class LanguageModel(nn.Module):
         x = x + positions(sequence.shape[2], self.config.dim, self.config.max_period, x.device).to(x.dtype)
         x = self.out_norm(self.transformer(x, condition, mask))
         heads = torch.cat([head.weight for head in self.linears])  # type: ignore[misc]
-        logits: Tensor = F.linear(x, heads)
-        return logits.unflatten(-1, (self.config.codebooks, self.config.cardinality))
+        return F.linear(x, heads).view(*x.shape[:2], self.config.codebooks, self.config.cardinality)
 
     def _initialise(self) -> None:
         """As MusicGen: gaussians cut at three deviations; outputs of residual branches are scaled down by depth."""
@@ -110,6 +109,8 @@ class LanguageModel(nn.Module):
                 deviation /= math.sqrt(3 * self.config.layers)
             if name.startswith("linears."):
                 deviation /= 4  # near-uniform predictions to begin with
+            if name.startswith("emb."):
+                deviation = 0.5  # their sum must not drown in the positions; rare codes have few steps to grow
             nn.init.trunc_normal_(parameter, std=deviation, a=-3 * deviation, b=3 * deviation)
 
 
@@ -168,7 +169,7 @@ class Attention(nn.Module):
         return self._merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :]))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, S, dim / H]
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # [B, H, S, dim / H]
 
     def _merge(self, x: Tensor) -> Tensor:
         merged: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))

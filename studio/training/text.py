@@ -89,7 +89,7 @@ def distil(teacher: Path, dim: int, device: str = "cpu") -> WordPieces:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     units = _units(tokenizer)
-    raw, contextual = _read(teacher, units, tokenizer.token_to_id("music"), device)
+    raw, contextual = _read(teacher, units, units["music"], device)
     whole = torch.tensor([not word.startswith("##") for word in units])
     features = torch.cat([_directions(contextual, whole), RAW_SHARE * _directions(raw, whole)], dim=1)
     table = _principal(features, whole, dim)
@@ -126,7 +126,7 @@ def _writable(word: str) -> bool:
 
 
 @torch.inference_mode()
-def _read(teacher: Path, units: dict[str, list[int]], music: int, device: str) -> tuple[Tensor, Tensor]:
+def _read(teacher: Path, units: dict[str, list[int]], music: list[int], device: str) -> tuple[Tensor, Tensor]:
     """Raw and contextual vectors of the units, both [V, 384]."""
     from transformers import BertModel
 
@@ -141,8 +141,8 @@ def _read(teacher: Path, units: dict[str, list[int]], music: int, device: str) -
     for rows in by_length.values():
         for start in range(0, len(rows), 512):
             batch = rows[start : start + 512]
-            ids = torch.tensor([[CLS, *pieces[row], music, SEP] for row in batch], device=device)
-            contextual[batch] = model(input_ids=ids).last_hidden_state.mean(1)
+            read = torch.tensor([[CLS, *pieces[row], *music, SEP] for row in batch], device=device)
+            contextual[batch] = model(input_ids=read).last_hidden_state.mean(1)
     return raw.float().cpu(), contextual.float().cpu()
 
 
@@ -155,8 +155,9 @@ def _directions(vectors: Tensor, whole: Tensor) -> Tensor:
 def _principal(features: Tensor, whole: Tensor, dim: int) -> Tensor:
     """The `dim` directions in which whole words differ most, scaled to unit variance over the table [V, dim]."""
     _, axes = torch.linalg.eigh(features[whole].T @ features[whole])  # ascending
-    table = features @ axes.flip(1)[:, :dim]
-    return table / table.square().mean().sqrt()
+    table: Tensor = features @ axes.flip(1)[:, :dim]
+    scaled: Tensor = table / table.square().mean().sqrt()
+    return scaled
 
 
 def _trimmed(tokenizer: Tokenizer, words: list[str]) -> Tokenizer:

@@ -1,0 +1,157 @@
+"""A listener that names what it hears: genre, family of the lead instrument, drums or none, tempo class.
+
+A small network on statistics of log-mel spectra and onset periodicity. It learns from pieces that the training music
+does not have, rendered with another soundfont, half of the clips through the codec: what it knows is how the
+music is made, and neither one soundfont's sound nor the codec's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from studio.engine.spectral_codec import SpectralCodec, mel_filters
+from studio.training.captions import Expectation
+from studio.training.compose import INSTRUMENTS, Description, compose
+from studio.training.render import SAMPLE_RATE, Renderer
+
+log = logging.getLogger(__name__)
+
+Audio = npt.NDArray[np.float32]
+Truth = dict[str, str | None]  # field -> its name; None where it was not asked for
+
+FIELDS = ("genre", "lead", "drums", "tempo")
+FIRST_SEED = 3_000_000_000  # beyond all other pieces
+CLIP_S, CLIPS = 8.0, 2  # cut from each piece
+HELD_OUT_SHARE = 1 / 6
+WINDOW, HOP, BANDS = 1024, 320, 48
+SHORTEST_LAG, LONGEST_LAG = 20, 150  # hops: 300 to 40 beats a minute
+EPOCHS, BATCH, WIDTH = 60, 64, 256
+
+
+def truth_of_piece(description: Description) -> Truth:
+    lead = INSTRUMENTS[description.lead].family if description.instruments else "drums"
+    drums = "drums" if description.has_drums else "none"
+    return {"genre": description.genre, "lead": lead, "drums": drums, "tempo": description.tempo}
+
+
+def truth_of_prompt(expected: Expectation) -> Truth:
+    lead = INSTRUMENTS[expected.lead].family if expected.lead else None
+    drums = None if expected.drums is None else ("drums" if expected.drums else "none")
+    return {"genre": expected.genre, "lead": lead, "drums": drums, "tempo": expected.tempo}
+
+
+def features(audio: Audio) -> Tensor:
+    """A clip [T] to numbers [N] that do not depend on its level."""
+    samples = torch.from_numpy(np.ascontiguousarray(audio))
+    spectrum = torch.stft(samples, WINDOW, HOP, window=torch.hann_window(WINDOW), return_complex=True).abs()
+    mel = (mel_filters(SAMPLE_RATE, WINDOW, BANDS).T @ spectrum + 1e-3).log()  # [BANDS, L]
+    mel = mel - mel.mean()
+    rise = mel.diff(dim=1).clamp(min=0)
+    quantiles = torch.quantile(mel, torch.tensor([0.1, 0.9]), dim=1)
+    groups = [_periodicity(rise[low:high].sum(0)) for low, high in ((0, 8), (8, 24), (24, BANDS))]
+    return torch.cat([mel.mean(1), mel.std(1), *quantiles, rise.mean(1), rise.std(1), *groups])
+
+
+def _periodicity(onsets: Tensor) -> Tensor:
+    """Autocorrelation of an onset envelope [L] at the lags of beats, 1 at lag 0."""
+    centred = onsets - onsets.mean()
+    power = torch.fft.rfft(centred, 2 * len(centred)).abs().square()
+    correlation = torch.fft.irfft(power)
+    periodicity: Tensor = correlation[SHORTEST_LAG:LONGEST_LAG] / (correlation[0] + 1e-9)
+    return periodicity
+
+
+@dataclass
+class Judge:
+    """Trained, with how often it is right about held-out music of its own kind."""
+
+    network: nn.Module
+    mean: Tensor
+    deviation: Tensor
+    names: dict[str, list[str]]
+    accuracy: dict[str, float]
+
+    @torch.no_grad()
+    def hear(self, audio: Audio) -> Truth:
+        """What a clip [T] sounds like."""
+        scores = self.network(((features(audio) - self.mean) / self.deviation)[None])
+        parts = scores[0].split([len(names) for names in self.names.values()])
+        return {
+            field: names[int(part.argmax())] for (field, names), part in zip(self.names.items(), parts, strict=True)
+        }
+
+    @classmethod
+    def learn(cls, pieces: int, soundfont: Path, codec: SpectralCodec, cache: Path) -> Judge:
+        """Render, listen and learn; what was heard is kept in `cache` for the same codec and number of pieces."""
+        heard = _cached(pieces, soundfont, codec, cache)
+        x, truths = heard["features"], heard["truths"]
+        names = {field: sorted({truth[field] for truth in truths}) for field in FIELDS}
+        y = torch.tensor([[names[field].index(truth[field]) for field in FIELDS] for truth in truths])
+        kept = round(len(x) * (1 - HELD_OUT_SHARE)) // (2 * CLIPS) * 2 * CLIPS  # all clips of a piece on one side
+        mean, deviation = x[:kept].mean(0), x[:kept].std(0) + 1e-3
+        network = _fit((x[:kept] - mean) / deviation, y[:kept], [len(n) for n in names.values()])
+        judge = cls(network, mean, deviation, names, {})
+        judge.accuracy = judge._right((x[kept:] - mean) / deviation, y[kept:])
+        log.info("the judge is right about held-out music: %s", judge.accuracy)
+        return judge
+
+    @torch.no_grad()
+    def _right(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        parts = self.network(x).split([len(names) for names in self.names.values()], dim=1)
+        shares = [(part.argmax(1) == y[:, n]).float().mean().item() for n, part in enumerate(parts)]
+        return dict(zip(FIELDS, (round(share, 3) for share in shares), strict=True))
+
+
+def _fit(x: Tensor, y: Tensor, sizes: list[int]) -> nn.Module:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Dropout(0.2), nn.Linear(x.shape[1], WIDTH), nn.GELU(), nn.Dropout(0.4),
+                            nn.Linear(WIDTH, sum(sizes)))  # fmt: skip
+    optimiser = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.05)
+    for _ in range(EPOCHS):
+        for rows in torch.split(torch.randperm(len(x)), BATCH):
+            parts = network(x[rows]).split(sizes, dim=1)
+            loss = torch.stack([F.cross_entropy(part, y[rows, n]) for n, part in enumerate(parts)]).sum()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    return network.eval()
+
+
+def _cached(pieces: int, soundfont: Path, codec: SpectralCodec, cache: Path) -> dict[str, Any]:
+    key = f"{pieces} {soundfont.name} {_digest(codec)}"
+    if cache.exists():
+        stored: dict[str, Any] = torch.load(cache, weights_only=True)
+        if stored["key"] == key:
+            return stored
+    rows = list(_listen(pieces, soundfont, codec))
+    heard = {"key": key, "features": torch.stack([x for x, _ in rows]), "truths": [truth for _, truth in rows]}
+    torch.save(heard, cache)
+    return heard
+
+
+def _listen(pieces: int, soundfont: Path, codec: SpectralCodec) -> Iterator[tuple[Tensor, Truth]]:
+    """Features and truth of each clip, and of the same clip through the codec."""
+    renderer, length = Renderer(soundfont), round(CLIP_S * SAMPLE_RATE)
+    for number in range(pieces):
+        piece = compose(FIRST_SEED + number, CLIPS * CLIP_S)
+        clips = renderer.render(piece)[: CLIPS * length].reshape(CLIPS, length)
+        coded = codec.decode(codec.encode(torch.from_numpy(clips)[:, None]))[:, 0, :length].numpy()
+        for clip in (*clips, *coded):
+            yield features(clip), truth_of_piece(piece.description)
+        if number % 50 == 49:
+            log.info("the judge has heard %d of %d pieces", number + 1, pieces)
+
+
+def _digest(codec: SpectralCodec) -> str:
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in codec.to_state().values())).hexdigest()[:16]
