@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from studio import Settings, Studio
 from studio.api.server import serving
@@ -20,7 +20,7 @@ from studio.engine.base import LoadProgress
 from tests.fakes import SineEngine
 from tests.serving import Served, served
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGS = [
@@ -78,17 +78,25 @@ class Complaints:
             self.heard.append(f"foreign: {request.url}")
 
 
-@pytest.fixture
-def page(chromium: Browser, place: Served) -> Iterator[Page]:
-    """The page as a new visitor sees it; it must not complain until the end."""
+@pytest.fixture(scope="module")
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    """One for all tests, since its cache makes the page quick to load."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(PATIENCE_MS)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, place: Served) -> Iterator[Page]:
+    """The page as a new visitor sees it; it must not complain until the end."""
     page = context.new_page()
     complaints = Complaints(place.url)
     complaints.listen(page)
     visit(page, place.url)
     yield page
-    context.close()
+    page.evaluate("localStorage.clear()")
+    page.close()
     assert complaints.heard == []
 
 
@@ -139,11 +147,10 @@ def test_the_download_has_a_name_that_says_what_it_is(page: Page) -> None:
 
 
 def test_the_bar_moves_with_the_decode_steps(page: Page) -> None:
-    generate(page, "long drone")
+    job_id = generate(page, "long drone")
     seen = set()
-    while page.locator(".card").first.get_attribute("data-status") != "completed":
-        bar = page.locator(".card [role=progressbar]")
-        seen.add(bar.get_attribute("aria-valuenow") if bar.count() else None)
+    while not page.locator(card(job_id, "completed")).count():
+        seen.add(page.evaluate("document.querySelector('.card [role=progressbar]')?.ariaValueNow"))
         page.wait_for_timeout(60)
     assert len(seen - {None, "0"}) >= 3
 

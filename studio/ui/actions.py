@@ -10,10 +10,12 @@ import gradio as gr
 from studio.errors import JobNotFound, StudioError
 from studio.runtime import Studio
 from studio.schemas import GenerationRequest, JobView
+from studio.ui.cards import escape
 from studio.ui.form import client_of, sentences
 from studio.ui.live import action
 
 RECENT = 8  # jobs that a browser's list shows
+IDS_MAX = 12  # a batch, or the list and the job that the address names
 
 
 def job_actions(studio: Studio) -> Callable[..., Any]:
@@ -28,7 +30,7 @@ def job_actions(studio: Studio) -> Callable[..., Any]:
                 request_again = _request_of(studio.job(job_id), new_seed=name == "again")
                 return with_newest(mine, studio.submit(request_again, client_of(request, studio)).job_id)
         except StudioError as error:
-            gr.Warning(" ".join(sentences(error)))
+            gr.Warning(escape(" ".join(sentences(error))))
         return gr.skip()
 
     return act
@@ -40,11 +42,11 @@ def with_newest(mine: list[str] | None, job_id: str) -> list[str]:
 
 
 def found(studio: Studio, job_ids: list[str]) -> list[JobView]:
-    """The jobs that (still) exist, in the given order."""
+    """The jobs that (still) exist, in the given order. The ids come from a browser's store: they may be anything."""
     jobs = []
-    for job_id in job_ids:
+    for job_id in job_ids[:IDS_MAX]:
         try:
-            jobs.append(studio.job(job_id))
+            jobs.append(studio.job(str(job_id)))
         except JobNotFound:
             continue
     return jobs

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.errors import DatabaseUnavailable
 from studio.runtime import Studio
 from studio.ui import cards
 from studio.ui.live import QUIET
@@ -61,18 +62,21 @@ def _keep_live(
     views = [prompts.recent, batches.table, queues.figures, queues.table]
 
     def refresh(last: object, tab: str, mine: Any, asked: str | None, ids: Any, status: str, number: int) -> Any:
-        now = (studio.version(), tab, mine, asked, ids, status, number)
-        if now == last:
+        try:
+            now = (studio.version(), tab, mine, asked, ids, status, number)
+            if now == last:
+                return gr.skip()
+            drawn: list[Any] = [gr.skip()] * len(views)
+            match tab:
+                case "batch":
+                    drawn[1] = batch.show(studio, ids)
+                case "queue":
+                    drawn[2:] = queue.show(studio, status, number)
+                case _:
+                    drawn[0] = prompt.show(studio, mine, asked)
+            return now, *drawn
+        except DatabaseUnavailable:  # what is shown stays; the next tick tries again
             return gr.skip()
-        drawn: list[Any] = [gr.skip()] * len(views)
-        match tab:
-            case "batch":
-                drawn[1] = batch.show(studio, ids)
-            case "queue":
-                drawn[2:] = queue.show(studio, status, number)
-            case _:
-                drawn[0] = prompt.show(studio, mine, asked)
-        return now, *drawn
 
     view = [tab, prompts.mine, prompts.asked, batches.batch, queues.status, queues.page_number]
     triggers = [gr.Timer(TICK_S).tick, page.load, *(component.change for component in view)]

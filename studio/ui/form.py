@@ -94,16 +94,10 @@ def _field(name: str) -> Any:
     return GenerationRequest.model_fields[name]
 
 
-def _bounds(name: str) -> tuple[float, float]:
-    limits = _field(name).metadata
-    low = next(limit.ge for limit in limits if isinstance(limit, annotated_types.Ge))
-    high = next(limit.le for limit in limits if isinstance(limit, annotated_types.Le))
-    return low, high
-
-
 def _slider(name: str, step: float) -> gr.Slider:
-    low, high = _bounds(name)
     field = _field(name)
+    low = next(limit.ge for limit in field.metadata if isinstance(limit, annotated_types.Ge))
+    high = next(limit.le for limit in field.metadata if isinstance(limit, annotated_types.Le))
     return gr.Slider(low, high, value=field.default, step=step, label=LABELS[name], info=field.description)
 
 

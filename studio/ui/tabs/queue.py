@@ -36,7 +36,7 @@ def build(studio: Studio, mine: gr.BrowserState) -> QueueTab:
 
     def turn(event: gr.EventData, now: int) -> int:
         name, number = action(event)
-        return max(1, int(number)) if name == "page" and number.isdecimal() else now
+        return max(1, int(number[:6])) if name == "page" and number.isdecimal() else now
 
     status.input(lambda: 1, None, page_number, **QUIET)
     table.click(turn, page_number, page_number, **QUIET)
