@@ -183,15 +183,16 @@ def test_what_nobody_expected_stays_in_the_log(
 def test_a_stop_waits_for_no_open_stream_and_keeps_the_jobs(tmp_path: Path) -> None:
     with served(tmp_path, load_slow) as server:
         joined = server.http.post("/gradio_api/call/v2/generate_and_wait", json={"prompt": "sad piano", "duration": 30})
-        with httpx.stream(
-            "GET", f"{server.url}/gradio_api/call/generate_and_wait/{joined.json()['event_id']}"
-        ) as events:
-            next(line for line in events.iter_lines() if line.startswith("data: ["))
+        url = f"{server.url}/gradio_api/call/generate_and_wait/{joined.json()['event_id']}"
+        with httpx.stream("GET", url, timeout=60) as events:
+            lines = events.iter_lines()  # kept: a generator that goes out of scope closes the connection
+            while not next(lines).startswith("data: ["):
+                pass
             job_id = newest(server)["job_id"]
             start = time.monotonic()
             server.close()
             assert time.monotonic() - start < 8
-        assert server.studio.job(job_id).status in ("pending", "processing")
+            assert server.studio.job(job_id).status in ("pending", "processing")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
