@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from studio.engine.hub import fetch
 from studio.errors import ConfigurationError, DiskFull, DownloadError, ModelNotFound
-from tests.hub import Hub
+from tests.hub import COMMIT, Hub
 
 REPOSITORY = "facebook/musicgen-tiny"
 FILES = ("config.json", "state_dict.bin")
 WEIGHTS = bytes(range(256)) * 20_000  # 5.1 MB
+
+
+@pytest.fixture(autouse=True)
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own hub cache, empty."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -59,6 +68,14 @@ def test_what_is_there_is_used_without_the_hub(hub: Hub, weights_dir: Path) -> N
     assert list((weights_dir / ".partial").rglob("*.bin*")) == []
 
 
+def test_two_workers_download_once(hub: Hub, weights_dir: Path) -> None:
+    with ThreadPoolExecutor(2) as workers:
+        folders = list(workers.map(lambda _: fetch(REPOSITORY, FILES, weights_dir, ignore), range(2)))
+    assert folders[0] == folders[1]
+    assert (folders[0] / "state_dict.bin").read_bytes() == WEIGHTS
+    assert len(hub.ranges) == 1
+
+
 def test_files_placed_by_hand_are_used(weights_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     folder = weights_dir / REPOSITORY
@@ -66,6 +83,17 @@ def test_files_placed_by_hand_are_used(weights_dir: Path, monkeypatch: pytest.Mo
     for file in FILES:
         (folder / file).write_bytes(b"mine")
     assert fetch(REPOSITORY, FILES, weights_dir, ignore) == folder
+
+
+def test_what_the_user_has_in_the_hub_cache_is_used(hub_cache: Path, weights_dir: Path) -> None:
+    stored = hub_cache / "models--facebook--musicgen-tiny"
+    snapshot = stored / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text(COMMIT)
+    for file in FILES:
+        (snapshot / file).write_bytes(b"theirs")
+    assert fetch(REPOSITORY, FILES, weights_dir, ignore) == snapshot
 
 
 def test_an_old_name_of_a_repository_is_followed(hub: Hub, weights_dir: Path) -> None:

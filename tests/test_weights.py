@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from torch import Tensor
 
 from studio.clip import Clip
@@ -45,6 +46,12 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_t5(root / "google-t5/t5-small")
     write_encodec_repository(root / ENCODEC)
     return root
+
+
+@pytest.fixture(autouse=True)
+def empty_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real models of whoever runs the tests stay out."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

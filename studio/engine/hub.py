@@ -65,7 +65,8 @@ def fetch(repository: str, files: Sequence[str], weights_dir: Path, on_progress:
         partial.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(partial / ".lock"):  # two workers may share the weights
             missing = [_ask(repository, file) for file in files if not (folder / file).is_file()]
-            _download_all(missing, folder, partial, on_progress)
+            if missing:
+                _download_all(missing, folder, partial, on_progress)
     return folder
 
 
@@ -127,7 +128,8 @@ def _download_all(files: Sequence[RemoteFile], folder: Path, partial: Path, on_p
         done += file.size
         folder.mkdir(parents=True, exist_ok=True)
         part.replace(folder / file.name)
-    shutil.rmtree(partial, ignore_errors=True)
+    for outdated in partial.glob("*.*.*"):  # parts of versions that the hub has replaced
+        outdated.unlink()
 
 
 def _download(file: RemoteFile, part: Path, report: _Report) -> None:
