@@ -40,6 +40,7 @@ class Hub:
         self.faults = Faults()
         self.ranges: list[str | None] = []  # of the downloads of large files, in order
         self.requests = 0
+        self.digests = {path: _sha256(path) for path in root.rglob("*") if path.suffix in LARGE}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
@@ -69,6 +70,11 @@ class Hub:
     def stop_listening(self) -> None:
         """From within a request: no further one is answered."""
         self._server.socket.close()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -118,11 +124,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
         def _redirect_to_storage(self, file: str) -> None:
-            content = (hub.root / file).read_bytes()
-            size = len(content) if hub.faults.claimed_size is None else hub.faults.claimed_size
+            path = hub.root / file
+            size = path.stat().st_size if hub.faults.claimed_size is None else hub.faults.claimed_size
             headers = {
                 "X-Repo-Commit": COMMIT,
-                "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
+                "X-Linked-Etag": f'"{hub.digests[path]}"',
                 "X-Linked-Size": str(size),
             }
             self._redirect(f"http://localhost:{hub.port}/cdn/{file}", headers)
