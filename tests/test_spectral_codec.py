@@ -47,6 +47,7 @@ TINY = SpectralCodecConfig(
 )
 TRAINING = CodecTraining(
     codec=TINY,
+    code_steps=2,
     steps=4,
     batch=2,
     crop_frames=12,
@@ -191,39 +192,42 @@ def sine(frames: int) -> Tensor:
 
 
 def test_a_tiny_codec_learns_one_sine() -> None:
-    config = replace(TRAINING, steps=60, learning_rate=5e-3, warmup=5, quantise_after=20, batch=4)
+    config = replace(TRAINING, code_steps=25, steps=50, learning_rate=5e-3, warmup=5, quantise_after=10)
     state = new_state(config, torch.device("cpu"))
     loss = SpectralLoss(TINY.sample_rate)
     audio = sine(18)
-    crops = torch.stack([audio[offset : offset + 12 * 640] for offset in (0, 1000, 2000, 3000)])[:, None]
+    crops = torch.stack([audio[offset : offset + 12 * 640] for offset in (0, 1000)])[:, None]
     lost = []
     for _ in range(config.steps):
         lost.append(advance(state, config, loss, crops)["mel"])
         state.step += 1
-    assert lost[-1] < 0.4 * lost[0]
+    assert lost[24] < 0.5 * lost[0]
+    assert lost[-1] < 0.6 * lost[25]
     decoded = state.codec.decode(state.codec.encode(crops))
-    assert log_mel_distance(crops[:, 0], decoded[:, 0]) < 1.0
+    assert log_mel_distance(crops[:, 0], decoded[:, 0]) < 1.5
 
 
 def test_training_resumes_as_if_it_had_not_stopped(music_dir: Path, tmp_path: Path) -> None:
-    adversarial = replace(TRAINING, adversarial_after=3, freeze_codes_after=3)
-    straight = train(adversarial, music_dir, tmp_path / "straight")
-    train(replace(adversarial, steps=2, final_learning_rate=TRAINING.learning_rate), music_dir, tmp_path / "short")
-    first = replace(adversarial, final_learning_rate=TRAINING.learning_rate)
-    whole = train(first, music_dir, tmp_path / "whole")
-    resumed = train(first, music_dir, tmp_path / "short")
-    assert straight.name == resumed.name == "checkpoint_0000004.pt"
+    """Stopped among the codes, and again while the discriminator takes part."""
+    config = replace(TRAINING, code_steps=3, steps=6, adversarial_after=4, checkpoint_every_s=0.0)
+    whole = train(config, music_dir, tmp_path / "whole")
+    for stop in (2, 5):
+        interrupted = replace(config, stop_after=stop)
+        assert train(interrupted, music_dir, tmp_path / "run").name == f"checkpoint_000000{stop}.pt"
+    resumed = train(config, music_dir, tmp_path / "run")
+    assert whole.name == resumed.name == "checkpoint_0000006.pt"
     a, b = (torch.load(path, weights_only=True) for path in (whole, resumed))
-    for part in ("codec", "averages", "discriminator"):
-        assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
+    for part in ("codec", "averages", "discriminator", "feature_head"):
+        assert all(torch.equal(a[part][name], b[part][name]) for name in a[part]), part
     lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [2, 4]
+    assert [line["step"] for line in lines] == [2, 4, 6]
 
 
-def test_frozen_codes_stay_while_the_decoder_learns(music_dir: Path, tmp_path: Path) -> None:
-    before = train(replace(TRAINING, steps=3), music_dir, tmp_path / "run")
+def test_codes_stay_while_the_decoder_learns(music_dir: Path, tmp_path: Path) -> None:
+    config = replace(TRAINING, code_steps=2, steps=5)
+    before = train(replace(config, stop_after=2), music_dir, tmp_path / "run")
     codec = SpectralCodec.load(export(before, tmp_path / "before.safetensors"))
-    after = train(replace(TRAINING, steps=5, freeze_codes_after=3), music_dir, tmp_path / "run")
+    after = train(config, music_dir, tmp_path / "run")
     learnt = SpectralCodec.load(export(after, tmp_path / "after.safetensors"))
     audio = torch.randn(1, 1, 16_000) * 0.1
     codes = codec.encode(audio)
@@ -244,7 +248,8 @@ def test_shards_are_encoded_once_with_the_exported_codec(music_dir: Path, tmp_pa
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    config = CodecTraining(steps=1000, warmup=100)
-    rates = [learning_rate(step, config) for step in range(1000)]
-    assert max(rates) == rates[100] == config.learning_rate
-    assert rates[-1] == pytest.approx(config.final_learning_rate, rel=0.01)
+    config = CodecTraining(code_steps=1000, steps=3000, warmup=100)
+    rates = [learning_rate(step, config) for step in range(3000)]
+    assert max(rates) == rates[100] == rates[1100] == config.learning_rate
+    assert rates[999] == pytest.approx(config.final_learning_rate, rel=0.01)
+    assert rates[2999] == pytest.approx(config.final_learning_rate, rel=0.01)

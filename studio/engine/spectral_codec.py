@@ -219,10 +219,13 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def features(self, audio: Tensor) -> Tensor:
         """Audio [B, T] to [B, T / hop, mels + long_bins]: log-mel bands, and low bins of a longer window."""
+        return 0.3 * (self.levels(audio) + LOG_FLOOR).log() + 1.5  # about zero mean and unit variance on music
+
+    def levels(self, audio: Tensor) -> Tensor:
+        """The magnitudes behind the features."""
         mel = self._magnitudes(audio, self.window) @ self.mel
         low = self._magnitudes(audio, self.long_window)[..., : self.config.long_bins]
-        levels = torch.cat([mel, low], dim=-1)
-        return 0.3 * (levels + LOG_FLOOR).log() + 1.5  # about zero mean and unit variance on music
+        return torch.cat([mel, low], dim=-1)
 
     def _magnitudes(self, audio: Tensor, window: Tensor) -> Tensor:
         """[B, T] to [B, T / hop, bins]; a full-scale sine has magnitude 1."""
@@ -252,15 +255,20 @@ class Decoder(nn.Module):
         self.oscillators = Oscillators(c)
 
     def forward(self, latent: Tensor, first_frame: int = 0) -> Tensor:
-        x = self.embed(latent.mT).mT  # [B, F, C]
-        x = self.up(self.coarse(self.norm(x)))
-        x = x.reshape(x.shape[0], x.shape[1] * self.config.stride, -1)  # [B, L, C]
-        x = self.final_norm(self.fine(x))
+        x = self.trunk(latent)  # [B, L, C]
         log_magnitude, phase = self.head(x).float().chunk(2, dim=-1)  # [B, L, n_fft / 2 + 1] each
         magnitude = log_magnitude.exp().clamp(max=MAGNITUDE_LIMIT)
         rest = self.overlap_add(torch.complex(magnitude * phase.cos(), magnitude * phase.sin()))
         tones: Tensor = self.oscillators(x, first_frame * self.config.stride)
         return (rest + tones)[:, None]
+
+    def trunk(self, latent: Tensor) -> Tensor:
+        """Latents [B, F, D] to what magnitudes, phases and levels are read from, [B, L, C]."""
+        x = self.embed(latent.mT).mT  # [B, F, C]
+        x = self.up(self.coarse(self.norm(x)))
+        x = self.fine(x.reshape(x.shape[0], x.shape[1] * self.config.stride, -1))
+        deep: Tensor = self.final_norm(x)
+        return deep
 
     def overlap_add(self, spectrum: Tensor) -> Tensor:
         """Inverse STFT of [B, L, n_fft / 2 + 1] to [B, L * hop], each sample over the windows that cover it."""

@@ -1,5 +1,10 @@
 """Trains musicgen-mini's codec, `studio.engine.spectral_codec`, and encodes the training music with it.
 
+First the codes: encoder, codebooks and the decoder's trunk learn to carry the encoder's own features, log-mel bands
+and low bins. That takes no audio loss, so it is fast, and codes get to know pitch, which they did not from audio
+losses within an hour on two cores. Then the sound: codes stay as they are, and the decoder learns to make audio of
+them; a language model can be trained meanwhile.
+
 Everything random comes from (seed, step), so a resumed run continues as if it had not stopped. CPU or CUDA.
 """
 
@@ -32,8 +37,9 @@ from studio.training.data import read_shards
 log = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
-PHASE_WINDOWS = (512, 2048)  # samples; in every step, where phase is compared too
-ALTERNATING_WINDOWS = (1024, 4096, 256, 8192)  # samples; one of them a step, since spectra cost more than the codec
+STEADY_WINDOWS = (512, 2048)  # samples; in every step
+ALTERNATING_WINDOWS = (4096, 8192, 256, 4096, 8192, 1024)  # one of them a step: spectra cost more than the codec
+PHASE_WINDOW = 512  # where phase is compared too
 MEL_BANDS = {256: 24, 512: 40, 1024: 80, 2048: 160, 4096: 256, 8192: 320}  # STFT window in samples -> bands
 DISTANCE_WINDOWS = (1024, 2048, 4096)  # samples
 DISTANCE_BANDS = 80
@@ -44,7 +50,9 @@ class CodecTraining:
     """How to train."""
 
     codec: SpectralCodecConfig = field(default_factory=SpectralCodecConfig)
-    steps: int = 10_000
+    code_steps: int = 5_000  # steps in which codes are learnt; the decoder's come after them
+    steps: int = 20_000  # both
+    stop_after: int | None = None  # step at which to pause, for a later run to go on
     batch: int = 16
     crop_frames: int = 75  # code frames of a training example
     learning_rate: float = 1e-3
@@ -56,8 +64,9 @@ class CodecTraining:
     ema_decay: float = 0.98
     restart_below: float = 0.08  # a code used less than this share of the mean use starts again
     commitment: float = 0.25
-    phase_weight: float = 0.5
-    freeze_codes_after: int | None = None  # step from which only the decoder learns, so that codes stay valid
+    low_weight: float = 2.0
+    peak_weight: float = 1.0
+    phase_weight: float = 0.2
     adversarial_after: int | None = None  # step from which a discriminator takes part
     adversarial_weight: float = 0.3
     feature_weight: float = 1.0
@@ -77,6 +86,7 @@ class State:
     """Everything a checkpoint holds."""
 
     codec: SpectralCodec
+    feature_head: nn.Linear
     optimiser: torch.optim.Optimizer
     averages: CodebookAverages
     discriminator: Discriminator
@@ -88,6 +98,7 @@ class State:
             "config": config.to_json(),
             "step": self.step,
             "codec": self.codec.state_dict(),
+            "feature_head": self.feature_head.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "averages": self.averages.to_state(),
             "discriminator": self.discriminator.state_dict(),
@@ -97,6 +108,7 @@ class State:
     def restore(self, checkpoint: dict[str, Any]) -> None:
         self.step = checkpoint["step"]
         self.codec.load_state_dict(checkpoint["codec"])
+        self.feature_head.load_state_dict(checkpoint["feature_head"])
         self.optimiser.load_state_dict(checkpoint["optimiser"])
         self.averages.restore(checkpoint["averages"])
         self.discriminator.load_state_dict(checkpoint["discriminator"])
@@ -104,7 +116,7 @@ class State:
 
 
 def train(config: CodecTraining, data_dir: Path, out_dir: Path) -> Path:
-    """Train to `config.steps`, from the newest checkpoint in `out_dir` if there is one; return the last checkpoint."""
+    """Train to the last step, from the newest checkpoint in `out_dir` if there is one; return the last checkpoint."""
     out_dir.mkdir(parents=True, exist_ok=True)
     device = torch.device(pick_device(config.device))
     state = new_state(config, device)
@@ -117,12 +129,13 @@ def train(config: CodecTraining, data_dir: Path, out_dir: Path) -> Path:
     saved_at = time.monotonic()
     path = newest
     with Journal(out_dir / "log.jsonl", config) as journal:
-        while state.step < config.steps:
+        last = config.steps if config.stop_after is None else config.stop_after
+        while state.step < last:
             batch = music.batch(state.step).to(device)
             losses = advance(state, config, loss, batch)
             state.step += 1
             journal.note(state.step, losses, len(music))
-            if state.step == config.steps or time.monotonic() - saved_at > config.checkpoint_every_s:
+            if state.step == last or time.monotonic() - saved_at > config.checkpoint_every_s:
                 path = save_checkpoint(state, config, out_dir)
                 saved_at = time.monotonic()
     assert path is not None
@@ -132,11 +145,16 @@ def train(config: CodecTraining, data_dir: Path, out_dir: Path) -> Path:
 def new_state(config: CodecTraining, device: torch.device) -> State:
     torch.manual_seed(config.seed)
     codec = SpectralCodec(config.codec).to(device)
+    feature_head = nn.Linear(config.codec.dim, config.codec.mels + config.codec.long_bins).to(device)
     discriminator = Discriminator().to(device)
     return State(
         codec=codec,
+        feature_head=feature_head,
         optimiser=torch.optim.AdamW(
-            codec.parameters(), config.learning_rate, betas=(0.8, 0.99), weight_decay=config.weight_decay
+            [*codec.parameters(), *feature_head.parameters()],
+            config.learning_rate,
+            betas=(0.8, 0.99),
+            weight_decay=config.weight_decay,
         ),
         averages=CodebookAverages(codec.codebooks, config),
         discriminator=discriminator,
@@ -148,36 +166,67 @@ def new_state(config: CodecTraining, device: torch.device) -> State:
 
 def advance(state: State, config: CodecTraining, loss: SpectralLoss, audio: Tensor) -> dict[str, float]:
     """One step on `audio` [B, 1, T]: learn, and say what was lost."""
-    codes_learn = not reached(state.step, config.freeze_codes_after)
-    adversarial = reached(state.step, config.adversarial_after)
     rate = learning_rate(state.step, config)
     for group in state.optimiser.param_groups:
         group["lr"] = rate
-    state.codec.encoder.requires_grad_(codes_learn)
+    if state.step < config.code_steps:
+        total, parts = code_losses(state, config, audio)
+    else:
+        total, parts = audio_losses(state, config, loss, audio)
+    state.optimiser.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    parts["gradient"] = nn.utils.clip_grad_norm_(state.codec.parameters(), config.clip)
+    state.optimiser.step()
+    numbers = {name: float(v.detach() if isinstance(v, Tensor) else v) for name, v in parts.items()}
+    return numbers | {"rate": rate}
+
+
+Losses = tuple[Tensor, dict[str, Tensor | float]]  # the sum to descend, and its parts for the journal
+
+
+def code_losses(state: State, config: CodecTraining, audio: Tensor) -> Losses:
+    """Features of the decoder's trunk against those of the audio, with the codes between them."""
+    codec, mels = state.codec, config.codec.mels
+    parts: dict[str, Tensor | float] = {}
     with autocast(audio.device):
-        latent = state.codec.encoder(audio)
-    quantised, commitment, codes = latent.float(), latent.new_zeros(()), None
+        latent = codec.encoder(audio).float()
+    commitment = latent.new_zeros(())
     if state.step >= config.quantise_after:
-        quantised, commitment, codes = state.averages.quantise(latent.float(), state.step, learn=codes_learn)
+        latent, commitment, codes = state.averages.quantise(latent, state.step)
+        parts |= usage(codes, config.codec.cardinality)
     with autocast(audio.device):
-        decoded = state.codec.decoder(quantised)
-    mel, phase = loss(audio[:, 0], decoded[:, 0], state.step)
-    total = mel + config.phase_weight * phase + config.commitment * commitment
-    parts = {"mel": mel, "phase": phase, "commitment": commitment}
-    if adversarial:
+        deep = codec.decoder.trunk(latent)
+    got = state.feature_head(deep.float())
+    with torch.no_grad():
+        levels = codec.encoder.levels(audio[:, 0])
+    mel = F.l1_loss(3 * got[..., :mels] - 5, (levels[..., :mels] + LOG_FLOOR).log())  # about unit variance in the net
+    # squares of roots: a mean of what might be there, not the median, which for a sparse spectrum is silence
+    low = levels[..., mels:]
+    low_difference = (0.1 * got[..., mels:] - low.sqrt()).square().mean(dim=(1, 2)) / (low.mean(dim=(1, 2)) + LOG_FLOOR)
+    parts |= {"mel": mel, "low": low_difference.mean(), "commitment": commitment}
+    return mel + config.low_weight * low_difference.mean() + config.commitment * commitment, parts
+
+
+def audio_losses(state: State, config: CodecTraining, loss: SpectralLoss, audio: Tensor) -> Losses:
+    """Decoded audio against the original, from codes that no longer change."""
+    codec = state.codec
+    with torch.no_grad():
+        quantised = codec.dequantise(codec.quantise(codec.encoder(audio)))
+    with autocast(audio.device):
+        decoded = codec.decoder(quantised)
+    lost = loss(audio[:, 0], decoded[:, 0], state.step)
+    total = lost["mel"] + config.peak_weight * lost["peaks"] + config.phase_weight * lost["phase"]
+    parts: dict[str, Tensor | float] = {**lost}
+    if config.adversarial_after is not None and state.step >= config.adversarial_after:
         parts["discriminator"] = teach_discriminator(state, audio, decoded.detach(), config)
         with autocast(audio.device):
             with torch.no_grad():
                 original = state.discriminator(audio)
             judged = state.discriminator(decoded)
-        parts["adversarial"], parts["features"] = generator_loss(judged), feature_loss(original, judged)
-        total = total + config.adversarial_weight * parts["adversarial"] + config.feature_weight * parts["features"]
-    state.optimiser.zero_grad(set_to_none=True)
-    total.backward()
-    parts["gradient"] = nn.utils.clip_grad_norm_(state.codec.parameters(), config.clip)
-    state.optimiser.step()
-    numbers = {name: value.item() for name, value in parts.items()} | {"rate": rate}
-    return numbers if codes is None else numbers | usage(codes, config.codec.cardinality)
+        adversarial, features = generator_loss(judged), feature_loss(original, judged)
+        parts |= {"adversarial": adversarial, "features": features}
+        total = total + config.adversarial_weight * adversarial + config.feature_weight * features
+    return total, parts
 
 
 def teach_discriminator(state: State, audio: Tensor, decoded: Tensor, config: CodecTraining) -> Tensor:
@@ -206,7 +255,7 @@ class CodebookAverages:
         self.counts = torch.zeros_like(codebooks[..., 0])  # [K, N]
         self.sums = torch.zeros_like(codebooks)
 
-    def quantise(self, latent: Tensor, step: int, learn: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def quantise(self, latent: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Latents [B, F, D] to (quantised with the gradient passed straight through, commitment loss, codes)."""
         residual, quantised, commitment, codes = latent, torch.zeros_like(latent), latent.new_zeros(()), []
         for k, codebook in enumerate(self.codebooks):
@@ -217,8 +266,7 @@ class CodebookAverages:
             chosen = codebook[index].reshape(latent.shape)
             commitment = commitment + F.mse_loss(residual, chosen)
             residual, quantised = residual - chosen, quantised + chosen
-            if learn:
-                self._learn(k, vectors, index, step)
+            self._learn(k, vectors, index, step)
             codes.append(index.reshape(latent.shape[:-1]))
         return latent + (quantised - latent).detach(), commitment, torch.stack(codes, dim=1)
 
@@ -258,11 +306,12 @@ class CodebookAverages:
 
 
 class SpectralLoss(nn.Module):
-    """How far decoded audio is from the original: log-mel spectra at six windows, and phase relations at two.
+    """How far decoded audio is from the original, in spectra at several windows.
 
-    2 kbit/s cannot carry the phase of every partial, and nobody hears it; heard is how phase moves from frame to
-    frame (frequency) and from bin to bin (time of attack). So the phases of neighbours are compared, and a decoder
-    is free to choose the rest. A loss of the complex spectra themselves pulled levels down and learnt no phase.
+    Log-mel differences count every band alike, so that silence, noise and tone are right everywhere; but melodies are
+    few and loud bins, hence a difference of magnitudes too. 2 kbit/s cannot carry the phase of every partial, and
+    nobody hears it; heard is how phase moves from frame to frame and from bin to bin, so neighbours are compared.
+    A loss of complex spectra pulled levels down by 3 dB and taught no phase.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -271,28 +320,38 @@ class SpectralLoss(nn.Module):
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
             self.register_buffer(f"mel_{size}", mel_filters(sample_rate, size, bands), persistent=False)
 
-    def forward(self, audio: Tensor, decoded: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Two [B, T] to (mean log-mel difference in nepers, mean phase difference: 0 the same, 1 unrelated)."""
-        mel, phase = [], []
-        for size in (*PHASE_WINDOWS, ALTERNATING_WINDOWS[step % len(ALTERNATING_WINDOWS)]):
-            overlap = 4 if size in PHASE_WINDOWS else 2
+    def forward(self, audio: Tensor, decoded: Tensor, step: int) -> dict[str, Tensor]:
+        """Two [B, T] to losses.
+
+        `mel`: mean log-mel difference in nepers; `peaks`: squared difference of roots of magnitudes, as a
+        share of the original's; `phase`: 0 the same, 1 unrelated.
+        """
+        losses: dict[str, list[Tensor]] = {"mel": [], "peaks": [], "phase": []}
+        for size in (*STEADY_WINDOWS, ALTERNATING_WINDOWS[step % len(ALTERNATING_WINDOWS)]):
+            overlap = 4 if size == PHASE_WINDOW else 2
+            window, filters = getattr(self, f"window_{size}"), getattr(self, f"mel_{size}")
             with torch.no_grad():
-                original = self._spectrum(audio, size, overlap)
-            copy = self._spectrum(decoded, size, overlap)
-            mel.append(F.l1_loss(self._log_mel(copy, size), self._log_mel(original, size)))
-            if size in PHASE_WINDOWS:
-                phase.append(relative_phase_difference(original, copy, axis=1))
-                phase.append(relative_phase_difference(original, copy, axis=2))
-        return torch.stack(mel).mean(), torch.stack(phase).mean()
+                original = spectrum(audio, window, overlap)
+                wanted = magnitudes(original)
+            copy = spectrum(decoded, window, overlap)
+            got = magnitudes(copy)
+            losses["mel"].append(F.l1_loss(log_mel(got, filters), log_mel(wanted, filters)))
+            loudness = wanted.mean(dim=(1, 2)) + LOG_FLOOR
+            losses["peaks"].append(((got.sqrt() - wanted.sqrt()).square().mean(dim=(1, 2)) / loudness).mean())
+            if size == PHASE_WINDOW:
+                losses["phase"].append(relative_phase_difference(original, copy, axis=1))
+                losses["phase"].append(relative_phase_difference(original, copy, axis=2))
+        return {name: torch.stack(values).mean() for name, values in losses.items()}
 
-    def _spectrum(self, audio: Tensor, size: int, overlap: int) -> Tensor:
-        return spectrum(audio, getattr(self, f"window_{size}"), overlap)
 
-    def _log_mel(self, spectrum: Tensor, size: int) -> Tensor:
-        # the square root of a sum of squares, since abs() has no gradient at zero
-        power = spectrum.real.square() + spectrum.imag.square()
-        filters: Tensor = getattr(self, f"mel_{size}")
-        return ((power + 1e-12).sqrt().mT @ filters + LOG_FLOOR).log()
+def magnitudes(spectrum: Tensor) -> Tensor:
+    """abs() with a gradient at zero."""
+    return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt()
+
+
+def log_mel(magnitude: Tensor, filters: Tensor) -> Tensor:
+    """Magnitudes [B, bins, L] through filters [bins, bands] to [B, L, bands]."""
+    return (magnitude.mT @ filters + LOG_FLOOR).log()
 
 
 def relative_phase_difference(original: Tensor, copy: Tensor, axis: int) -> Tensor:
@@ -470,16 +529,14 @@ def newest_checkpoint(out_dir: Path) -> Path | None:
 
 
 def learning_rate(step: int, config: CodecTraining) -> float:
-    """Linear warm-up, then half a cosine down to the final rate."""
+    """Linear warm-up, then half a cosine down to the final rate; once for the codes and once for the sound."""
+    start, end = (0, config.code_steps) if step < config.code_steps else (config.code_steps, config.steps)
+    step, length = step - start, end - start
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
-    share = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    share = min(1.0, (step - config.warmup) / max(1, length - config.warmup))
     fall = 0.5 * (1 + np.cos(np.pi * share))
     return float(config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * fall)
-
-
-def reached(step: int, start: int | None) -> bool:
-    return start is not None and step >= start
 
 
 def usage(codes: Tensor, cardinality: int) -> dict[str, float]:
