@@ -161,6 +161,19 @@ class Studio:
         logger.info("Job cancelled: %s", job_id, extra={"job_id": job_id})
         return CancelResult(job_id=job_id, cancelled_at=job.completed_at or utcnow())
 
+    def retry(self, job_id: str, client: str | None = None) -> JobView:
+        """Let a failed or cancelled job wait again, with all its attempts before it. It counts as a request.
+
+        Raises:
+            JobNotFound, RateLimited; JobConflict when it waits, is being processed, or is completed.
+        """
+        if self._queue.get(job_id).status in (JobStatus.FAILED, JobStatus.CANCELLED):  # a refusal costs nothing
+            self._charge(client, 1)
+        job = self._queue.retry(job_id)
+        logger.info("Job retried: %s", job_id, extra={"job_id": job_id})
+        self._worker.wake()
+        return self._view(job)
+
     def watch(self, job_id: str, timeout_s: float | None = None) -> Iterator[JobView]:
         """The job, again whenever it has changed, until it has ended or the time is up."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

@@ -90,7 +90,7 @@ class Worker:
         self._wake.set()
 
     def drop(self, job_id: str) -> None:
-        """The job was cancelled: free its slot before the next decode step."""
+        """The job was cancelled: free its slot before the next decode step, unless it has been claimed anew."""
         with self._lock:
             self._dropped.add(job_id)
         self._wake.set()
@@ -141,6 +141,8 @@ class Worker:
         with self._lock:
             self._waiting.extend(claims)
         for claim in claims:
+            if claim.job_id in self._in_flight:  # cancelled and retried since this turn began
+                self._free(claim.job_id)
             _log(logging.INFO, "Job started", claim, attempt=claim.retry_count + 1, model=claim.request.model)
 
     def _admit_waiting(self) -> None:
@@ -250,7 +252,8 @@ class Worker:
         try:
             self._queue.complete(claim, track)
         except LeaseLost:
-            path.unlink(missing_ok=True)
+            if not self._queue.filenames([path.name]):  # else it was retried, and another worker was faster
+                path.unlink(missing_ok=True)
             raise
         self._free(claim.job_id)
         _log(logging.INFO, "Job completed", claim, seconds=round(track.generation_time_seconds, 2))
@@ -308,12 +311,20 @@ class Worker:
     def _drop_cancelled(self) -> None:
         with self._lock:
             dropped, self._dropped = self._dropped, set()
-            gone = [claim for claim in self._waiting if claim.job_id in dropped]
-            self._waiting = [claim for claim in self._waiting if claim.job_id not in dropped]
-        gone += [job.claim for job in self._in_flight.values() if job.claim.job_id in dropped]
+            doubtful = [claim for claim in self._claims() if claim.job_id in dropped]
+        if not doubtful:
+            return
+        tokens = [claim.token for claim in doubtful]
+        held = self._queue.heartbeat(self.worker_id, tokens, self._settings.lease_seconds)  # a retried one may be ours
+        gone = [claim for claim in doubtful if claim.token not in held]
+        with self._lock:
+            self._waiting = [claim for claim in self._waiting if claim not in gone]
         for claim in gone:
             self._free(claim.job_id)
             self._let_go(claim)
+
+    def _claims(self) -> list[Claim]:
+        return [*self._waiting, *(job.claim for job in self._in_flight.values())]
 
     def _drain(self) -> None:
         """After a stop: decode on until the deadline, then hand back what is left."""
@@ -362,7 +373,7 @@ class Worker:
 
     def _renew(self) -> None:
         with self._lock:
-            claims = [*self._waiting, *(job.claim for job in self._in_flight.values())]
+            claims = self._claims()
         held = self._queue.heartbeat(self.worker_id, [claim.token for claim in claims], self._settings.lease_seconds)
         for claim in claims:
             if claim.token not in held:

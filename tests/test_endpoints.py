@@ -138,6 +138,15 @@ def test_a_job_is_cancelled_by_name(slow: Served, slow_client: Client) -> None:
     assert slow.job(job_id)["status"] == "cancelled"
 
 
+def test_a_job_is_retried_by_name(client: Client, server: Served) -> None:
+    failed = server.finish(server.ask("explode now"))
+    again = client.predict(failed["job_id"], api_name="/retry")
+    assert (again["job_id"], again["retry_count"], again["error_message"]) == (failed["job_id"], 0, None)
+    assert server.finish(failed["job_id"])["status"] == "failed"
+    with pytest.raises(AppError, match="is completed"):
+        client.predict(server.finish(server.ask())["job_id"], api_name="/retry")
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "sentence"),
     [

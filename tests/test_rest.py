@@ -106,6 +106,20 @@ def test_a_waiting_job_is_cancelled_and_a_running_one_only_by_force(slow: Served
     assert [slow.job(job_id)["status"] for job_id in (running, waiting)] == ["cancelled", "cancelled"]
 
 
+def test_a_cancelled_job_is_retried_and_a_completed_one_is_not(slow: Served) -> None:
+    job_id = slow.ask(duration=30)
+    slow.until(lambda: slow.job(job_id)["current_step"] == "generating")
+    assert slow.http.post(f"{API}/jobs/{job_id}/retry").status_code == 409
+    slow.http.delete(f"{API}/jobs/{job_id}?force=true")
+    answer = slow.http.post(f"{API}/jobs/{job_id}/retry")
+    assert (answer.status_code, answer.json()["job_id"], answer.json()["status"]) == (200, job_id, "pending")
+    slow.until(lambda: slow.job(job_id)["current_step"] == "generating")
+    slow.http.delete(f"{API}/jobs/{job_id}?force=true")
+    done = slow.finish(slow.ask())
+    refused = slow.http.post(f"{API}/jobs/{done['job_id']}/retry")
+    assert (refused.status_code, set(refused.json())) == (409, {"error"})
+
+
 def test_progress_is_seen_while_it_happens(slow: Served) -> None:
     job_id = slow.ask(duration=2)
     seen: list[float] = []
@@ -204,7 +218,8 @@ def test_a_thousand_wrong_fields_are_not_all_listed(server: Served) -> None:
     "job_id", ["gen_0000000000000000", "x" * 3000, "%00", "%ff", "gen_%F0%9F%8E%B5", "' OR 1=1 --"]
 )
 def test_an_unknown_job_is_404(server: Served, job_id: str) -> None:
-    for answer in (server.http.get(f"{API}/jobs/{job_id}"), server.http.delete(f"{API}/jobs/{job_id}")):
+    url = f"{API}/jobs/{job_id}"
+    for answer in (server.http.get(url), server.http.delete(url), server.http.post(f"{url}/retry")):
         assert (answer.status_code, set(answer.json())) == (404, {"error"})
 
 
@@ -423,6 +438,7 @@ def test_every_route_is_documented_with_examples(server: Served) -> None:
         ("get", f"{API}/jobs"),
         ("get", f"{API}/jobs/{{job_id}}"),
         ("delete", f"{API}/jobs/{{job_id}}"),
+        ("post", f"{API}/jobs/{{job_id}}/retry"),
         ("get", f"{API}/files/{{filename}}"),
         ("get", f"{API}/queue/stats"),
         ("get", f"{API}/health"),

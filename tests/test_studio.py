@@ -176,6 +176,38 @@ def test_a_running_job_is_cancelled_only_by_force(slow_studio: Studio) -> None:
         slow_studio.cancel(job_id, force=True)
 
 
+def test_a_person_retries_a_job_that_failed(tmp_path: Path) -> None:
+    broken = True
+
+    def load(model: str, progress: LoadProgress) -> SineEngine:
+        if broken:
+            raise ModelNotFound("It is gone.")
+        return load_sine(model, progress)
+
+    with Studio(settings(tmp_path, rate_limit_per_minute=2), load) as studio:
+        job_id = studio.submit(ask(), client="203.0.113.9").job_id
+        assert finish(studio, job_id).status is JobStatus.FAILED
+        broken = False
+        job = studio.retry(job_id, client="203.0.113.9")
+        assert (job.status, job.error_message, job.queue_position) == (JobStatus.PENDING, None, 1)
+        assert finish(studio, job_id).status is JobStatus.COMPLETED
+        with pytest.raises(JobConflict, match="completed"):
+            studio.retry(job_id, client="203.0.113.9")
+        with pytest.raises(RateLimited):
+            studio.submit(ask(), client="203.0.113.9")
+
+
+def test_a_job_cancelled_and_retried_at_once_is_made_once_more(slow_studio: Studio) -> None:
+    job_id = slow_studio.submit(ask(duration=1.0)).job_id
+    for _ in range(3):
+        until(lambda: slow_studio.job(job_id).current_step is Step.GENERATING)
+        slow_studio.cancel(job_id, force=True)
+        slow_studio.retry(job_id)
+    job = finish(slow_studio, job_id)
+    assert (job.status, job.retry_count) == (JobStatus.COMPLETED, 0)
+    assert slow_studio.track_path(Path(str(job.file_url)).name).exists()
+
+
 def test_unknown_jobs_models_and_files_are_named(studio: Studio) -> None:
     with pytest.raises(JobNotFound, match="gen_nothing"):
         studio.job("gen_nothing")

@@ -52,7 +52,7 @@ def register(studio: Studio, closing: threading.Event) -> None:
     """Add the endpoints to the Blocks that is being built. `closing` is set when the server goes down."""
     endpoints = Endpoints(studio, closing)
     for name in (
-        "generate", "generate_and_wait", "generate_batch", "job", "cancel", "jobs", "queue_stats", "health",
+        "generate", "generate_and_wait", "generate_batch", "job", "cancel", "retry", "jobs", "queue_stats", "health",
     ):  # fmt: skip
         gr.api(getattr(endpoints, name), api_name=name, concurrency_limit=None)
 
@@ -158,6 +158,11 @@ class Endpoints:
         """Cancel a job that waits; with `force` also one that is being processed, at its next decode step."""
         asked = JobRequest(job_id=job_id, force=force)
         return _json(self._studio.cancel(asked.job_id, asked.force))
+
+    @sentences
+    def retry(self, request: gr.Request, job_id: str) -> Json:
+        """Start a failed or cancelled job again, with all its attempts before it: returns the job."""
+        return _json(self._studio.retry(JobRequest(job_id=job_id).job_id, self._client(request)))
 
     @sentences
     def jobs(

@@ -67,6 +67,13 @@ JOB = JobView(
     metadata=TrackInfo(duration=8.0, sample_rate=32000, channels=1, file_size_bytes=512_044, format="wav"),
     created_at=NOON, started_at=NOON, completed_at=LATER,
 )  # fmt: skip
+WAITING = JOB.model_copy(
+    update={
+        "status": JobStatus.PENDING, "current_step": Step.QUEUED, "progress": 0.0, "queue_position": 3,
+        "estimated_time_seconds": 6.1, "generation_time_seconds": None, "file_url": None, "metadata": None,
+        "started_at": None, "completed_at": None,
+    }
+)  # fmt: skip
 JOBS = JobPage(jobs=[JOB], total=1, page=1, page_size=20)
 CANCELLED = CancelResult(job_id=JOB_ID, cancelled_at=LATER)
 STATS = QueueStats(

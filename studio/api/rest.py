@@ -196,6 +196,16 @@ def cancel(
     return studio.cancel(job_id, force)
 
 
+@router.post(
+    "/jobs/{job_id}/retry",
+    tags=["jobs"],
+    responses=answers(200, "It waits again.", examples.WAITING, 404, 409, 429, 503),
+)
+def retry(studio: TheStudio, request: Request, job_id: JobId) -> JobView:
+    """Start a failed or cancelled job again, with all its attempts before it. It counts against the rate limit."""
+    return studio.retry(job_id, client_of_request(request, studio.settings))
+
+
 @router.get("/jobs", tags=["jobs"], responses=answers(200, "A page of jobs.", examples.JOBS, 422, 503))
 def jobs(studio: TheStudio, asked: Annotated[JobsRequest, Query()]) -> JobPage:
     """Jobs, newest first."""
