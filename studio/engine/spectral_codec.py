@@ -3,10 +3,11 @@
 A ConvNeXt encoder and decoder work on STFT frames, 100 a second, around a residual vector quantiser at 50 a second
 (SoundStream, arXiv 2107.03312; EnCodec, arXiv 2210.13438). The decoder ends in an inverse STFT whose magnitude and
 phase it predicts (Vocos, arXiv 2306.00814), so no layer runs at the sample rate, and in a bank of oscillators on a
-fine tempered scale whose levels it predicts (as in DDSP, arXiv 2001.04643).
+fine tempered scale and bands of noise, whose levels it predicts (as in DDSP, arXiv 2001.04643).
 
 Why oscillators: 2 kbit/s cannot carry the phase of each partial, and where codes stand still, convolutions predict the
-same frame again and again: a tone becomes a buzz at the frame rate, out of tune. Oscillators keep their own phase.
+same frame again and again: a tone becomes a buzz at the frame rate, out of tune. Oscillators keep their own phase;
+a frame repeated cannot hiss either, hence the noise.
 So the encoder codes no phase at all, which also leaves the language model less to predict.
 
 Nothing looks further than a few frames: no recurrence, no statistics over time, so a long piece can be decoded in
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 KERNEL = 7  # of every depthwise convolution, in frames
 MAGNITUDE_LIMIT = 100.0  # a runaway exponential must not become inf (Vocos clips here too)
 LOWEST_OSCILLATOR = 27.5  # Hz, A0
+NOISE_FRAMES = 256  # STFT frames after which the noise repeats
 LOG_FLOOR = 1e-4  # mel magnitudes under -80 dBFS count as silence
 
 
@@ -48,6 +50,7 @@ class SpectralCodecConfig:
     long_fft: int = 4096  # samples of a longer window, in which the encoder sees low pitches apart
     long_bins: int = 192  # its lowest bins
     oscillators: int = 288  # eight octaves
+    noise_bands: int = 18
     oscillators_per_octave: int = 36  # at A = 440 Hz; no partial is further than a sixth of a semitone from one
     dim: int = 256
     expansion: int = 640  # hidden width of a block
@@ -253,14 +256,19 @@ class Decoder(nn.Module):
         self.final_norm = nn.LayerNorm(c.dim)
         self.head = nn.Linear(c.dim, 2 * (c.n_fft // 2 + 1))
         self.oscillators = Oscillators(c)
+        self.noise = Noise(c)
 
     def forward(self, latent: Tensor, first_frame: int = 0) -> Tensor:
-        x = self.trunk(latent)  # [B, L, C]
+        return self.sound(self.trunk(latent), first_frame)
+
+    def sound(self, x: Tensor, first_frame: int) -> Tensor:
+        """What the trunk made, [B, L, C], to audio [B, 1, L * hop]."""
+        first_frame *= self.config.stride
         log_magnitude, phase = self.head(x).float().chunk(2, dim=-1)  # [B, L, n_fft / 2 + 1] each
         magnitude = log_magnitude.exp().clamp(max=MAGNITUDE_LIMIT)
-        rest = self.overlap_add(torch.complex(magnitude * phase.cos(), magnitude * phase.sin()))
-        tones: Tensor = self.oscillators(x, first_frame * self.config.stride)
-        return (rest + tones)[:, None]
+        spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+        tones: Tensor = self.oscillators(x, first_frame)
+        return (self.overlap_add(spectrum + self.noise(x, first_frame)) + tones)[:, None]
 
     def trunk(self, latent: Tensor) -> Tensor:
         """Latents [B, F, D] to what magnitudes, phases and levels are read from, [B, L, C]."""
@@ -310,6 +318,33 @@ class Oscillators(nn.Module):
         """Phases at the start of a piece, in turns, spread so that the tones do not peak together."""
         index = torch.arange(self.turns.shape[0], dtype=torch.float64, device=self.turns.device)
         return index * ((math.sqrt(5) - 1) / 2)
+
+
+class Noise(nn.Module):
+    """White noise, always the same, in bands whose levels follow x [B, L, C]."""
+
+    spectra: Tensor
+    bands: Tensor
+
+    def __init__(self, c: SpectralCodecConfig) -> None:
+        super().__init__()
+        self.level = nn.Linear(c.dim, c.noise_bands)
+        nn.init.normal_(self.level.weight, std=0.01)
+        nn.init.constant_(self.level.bias, -4.0)
+        white = torch.randn(NOISE_FRAMES * c.hop, generator=torch.Generator().manual_seed(0))
+        frames = torch.cat([white, white[: c.n_fft - c.hop]]).unfold(0, c.n_fft, c.hop)
+        spectra = torch.fft.rfft(frames * torch.hann_window(c.n_fft)) * c.n_fft**-0.5
+        self.register_buffer("spectra", spectra, persistent=False)  # [NOISE_FRAMES, bins]
+        filters = mel_filters(c.sample_rate, c.n_fft, c.noise_bands)
+        bands = (filters / filters.sum(dim=1, keepdim=True).clamp(min=1e-6)).T  # of any bin, weights sum to 1
+        self.register_buffer("bands", bands, persistent=False)  # [bands, bins]
+
+    def forward(self, x: Tensor, first_frame: int) -> Tensor:
+        """[B, L, C] to the noise's STFT [B, L, bins]."""
+        level = self.level(x).float().exp().clamp(max=MAGNITUDE_LIMIT) @ self.bands
+        frame = torch.arange(first_frame, first_frame + x.shape[1], device=x.device) % NOISE_FRAMES
+        noise: Tensor = level * self.spectra[frame]
+        return noise
 
 
 class Block(nn.Module):

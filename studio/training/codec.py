@@ -65,11 +65,12 @@ class CodecTraining:
     restart_below: float = 0.08  # a code used less than this share of the mean use starts again
     commitment: float = 0.25
     low_weight: float = 2.0
+    anchor_weight: float = 0.2
     peak_weight: float = 1.0
     phase_weight: float = 0.2
     adversarial_after: int | None = None  # step from which a discriminator takes part
     adversarial_weight: float = 0.3
-    feature_weight: float = 1.0
+    matching_weight: float = 1.0
     discriminator_learning_rate: float = 3e-4
     seed: int = 0
     device: str = "auto"
@@ -186,46 +187,59 @@ Losses = tuple[Tensor, dict[str, Tensor | float]]  # the sum to descend, and its
 
 def code_losses(state: State, config: CodecTraining, audio: Tensor) -> Losses:
     """Features of the decoder's trunk against those of the audio, with the codes between them."""
-    codec, mels = state.codec, config.codec.mels
-    parts: dict[str, Tensor | float] = {}
+    codec = state.codec
+    counted: dict[str, float] = {}
     with autocast(audio.device):
         latent = codec.encoder(audio).float()
     commitment = latent.new_zeros(())
     if state.step >= config.quantise_after:
         latent, commitment, codes = state.averages.quantise(latent, state.step)
-        parts |= usage(codes, config.codec.cardinality)
+        counted = usage(codes, config.codec.cardinality)
     with autocast(audio.device):
         deep = codec.decoder.trunk(latent)
+    mel, low = feature_losses(state, config, audio, deep)
+    total = mel + config.low_weight * low + config.commitment * commitment
+    return total, {"mel": mel, "low": low, "commitment": commitment, **counted}
+
+
+def feature_losses(state: State, config: CodecTraining, audio: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-mel difference in nepers, and the difference of low bins as a share of their level."""
+    mels = config.codec.mels
     got = state.feature_head(deep.float())
     with torch.no_grad():
-        levels = codec.encoder.levels(audio[:, 0])
+        levels = state.codec.encoder.levels(audio[:, 0])
     mel = F.l1_loss(3 * got[..., :mels] - 5, (levels[..., :mels] + LOG_FLOOR).log())  # about unit variance in the net
     # squares of roots: a mean of what might be there, not the median, which for a sparse spectrum is silence
     low = levels[..., mels:]
-    low_difference = (0.1 * got[..., mels:] - low.sqrt()).square().mean(dim=(1, 2)) / (low.mean(dim=(1, 2)) + LOG_FLOOR)
-    parts |= {"mel": mel, "low": low_difference.mean(), "commitment": commitment}
-    return mel + config.low_weight * low_difference.mean() + config.commitment * commitment, parts
+    difference = (0.1 * got[..., mels:] - low.sqrt()).square().mean(dim=(1, 2))
+    return mel, (difference / (low.mean(dim=(1, 2)) + LOG_FLOOR)).mean()
 
 
 def audio_losses(state: State, config: CodecTraining, loss: SpectralLoss, audio: Tensor) -> Losses:
-    """Decoded audio against the original, from codes that no longer change."""
+    """Decoded audio against the original, from codes that no longer change.
+
+    The trunk keeps being asked for the features, lest it forget pitch before the oscillators have learnt from it.
+    """
     codec = state.codec
     with torch.no_grad():
         quantised = codec.dequantise(codec.quantise(codec.encoder(audio)))
     with autocast(audio.device):
-        decoded = codec.decoder(quantised)
+        deep = codec.decoder.trunk(quantised)
+        decoded = codec.decoder.sound(deep, first_frame=0)
+    mel_feature, low_feature = feature_losses(state, config, audio, deep)
+    features = config.anchor_weight * (mel_feature + config.low_weight * low_feature)
     lost = loss(audio[:, 0], decoded[:, 0], state.step)
-    total = lost["mel"] + config.peak_weight * lost["peaks"] + config.phase_weight * lost["phase"]
-    parts: dict[str, Tensor | float] = {**lost}
+    total = lost["mel"] + config.peak_weight * lost["peaks"] + config.phase_weight * lost["phase"] + features
+    parts: dict[str, Tensor | float] = {**lost, "mel_feature": mel_feature, "low_feature": low_feature}
     if config.adversarial_after is not None and state.step >= config.adversarial_after:
         parts["discriminator"] = teach_discriminator(state, audio, decoded.detach(), config)
         with autocast(audio.device):
             with torch.no_grad():
                 original = state.discriminator(audio)
             judged = state.discriminator(decoded)
-        adversarial, features = generator_loss(judged), feature_loss(original, judged)
-        parts |= {"adversarial": adversarial, "features": features}
-        total = total + config.adversarial_weight * adversarial + config.feature_weight * features
+        adversarial, matching = generator_loss(judged), feature_loss(original, judged)
+        parts |= {"adversarial": adversarial, "matching": matching}
+        total = total + config.adversarial_weight * adversarial + config.matching_weight * matching
     return total, parts
 
 
