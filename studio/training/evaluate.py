@@ -30,7 +30,7 @@ from studio.training.captions import evaluation_prompts
 from studio.training.codec import log_mel_distance
 from studio.training.data import read_shards
 from studio.training.export import write_measurements
-from studio.training.judge import FIELDS, Judge, Truth, truth_of_prompt
+from studio.training.judge import FIELDS, Judge, Listener, Truth, truth_of_prompt
 from studio.training.place import Place
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def generate(config: Evaluation, assets: Path, prompts: Sequence[str]) -> list[A
     return [clips[str(number)] for number in range(len(prompts))]
 
 
-def adherence(judge: Judge, clips: Sequence[Audio], wanted: Sequence[Truth]) -> dict[str, dict[str, float]]:
+def adherence(judge: Listener, clips: Sequence[Audio], wanted: Sequence[Truth]) -> dict[str, dict[str, float]]:
     """For each thing a prompt may ask for: how often it is heard, and how often it is in clips of other prompts."""
     heard = [judge.hear(clip) for clip in clips]
     others = Random(0).sample(heard, len(heard))

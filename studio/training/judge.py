@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,12 @@ def _periodicity(onsets: Tensor) -> Tensor:
     correlation = torch.fft.irfft(power)
     periodicity: Tensor = correlation[SHORTEST_LAG:LONGEST_LAG] / (correlation[0] + 1e-9)
     return periodicity
+
+
+class Listener(Protocol):
+    """Says what a clip [T] at 32 kHz sounds like."""
+
+    def hear(self, audio: Audio) -> Truth: ...
 
 
 @dataclass

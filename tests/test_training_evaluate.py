@@ -1,0 +1,59 @@
+"""The figures of musicgen-mini's card mean what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from studio.training import evaluate
+from studio.training.captions import Expectation
+from studio.training.codec import log_mel_distance
+from studio.training.judge import Truth, features, truth_of_prompt
+
+RATE = evaluate.SAMPLE_RATE
+
+
+def tone(seconds: float = 4.0, amplitude: float = 0.2) -> evaluate.Audio:
+    time = np.arange(round(seconds * RATE)) / RATE
+    beats = 0.55 + 0.45 * np.sign(np.sin(2 * np.pi * 2 * time))
+    return np.asarray(amplitude * beats * np.sin(2 * np.pi * 440 * time), np.float32)
+
+
+def test_more_bits_bring_opus_nearer_to_the_original() -> None:
+    original = tone() + 0.02 * np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
+    copies = [torch.from_numpy(evaluate.opus(original, kbits)) for kbits in (8, 64)]
+    low, high = (log_mel_distance(torch.from_numpy(original), copy) for copy in copies)
+    assert high < low
+    assert copies[1].shape == (4 * RATE,)
+
+
+def test_statistics_tell_tones_from_noise_and_silence() -> None:
+    noise = 0.2 * np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
+    pure, noisy = evaluate.statistics([tone()]), evaluate.statistics([noise])
+    silent = evaluate.statistics([np.zeros(RATE, np.float32)])
+    assert pure["flatness"] < 0.01 < 0.4 < noisy["flatness"]
+    assert noisy["level_db"] == pytest.approx(-14, abs=0.1)
+    assert (silent["silent"], pure["silent"]) == (1.0, 0.0)
+    assert evaluate.statistics([np.ones(RATE, np.float32)])["clipped"] == 1.0
+
+
+def test_a_quieter_copy_sounds_the_same_to_the_judge() -> None:
+    noise = 0.2 * np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
+    assert torch.allclose(features(noise), features(noise / 2), atol=0.05)
+
+
+def test_adherence_counts_what_was_asked_for_and_what_other_prompts_would_give() -> None:
+    class Oracle:
+        """Hears in a clip's first sample which prompt it was made for."""
+
+        def hear(self, audio: evaluate.Audio) -> Truth:
+            drums = "drums" if audio[0] > 0 else "none"
+            return {"genre": "rock", "lead": "keys", "drums": drums, "tempo": "slow"}
+
+    clips = [np.full(10, sign, np.float32) for sign in (1, -1) * 10]
+    asked = [truth_of_prompt(Expectation(drums=wanted)) for wanted in (True, False) * 10]
+    found = evaluate.adherence(Oracle(), clips, asked)
+    assert set(found) == {"drums"}
+    assert found["drums"]["heard"] == 1.0
+    assert 0.2 < found["drums"]["by_chance"] < 0.8
