@@ -1,7 +1,7 @@
 """The page in a real browser: Debian's chromium, a real server, the sine engine. Nothing may go out to other hosts.
 
-`STUDIO_SCREENSHOTS=assets/screenshots pytest tests/test_browser.py -k picture` takes the README's pictures, with the
-bundled model.
+`STUDIO_SCREENSHOTS=assets/screenshots pytest tests/test_browser.py -k picture` takes the README's pictures, of
+the bundled model at work.
 """
 
 from __future__ import annotations
@@ -248,6 +248,20 @@ def test_the_queue_can_be_narrowed_to_one_status(page: Page, place: Served) -> N
     expect(page.locator(".job .prompt-text").first).to_have_text("this one completes")
 
 
+def test_a_failed_job_can_be_tried_again(page: Page) -> None:
+    job_id = generate(page, "explode", wait="failed")
+    expect(page.locator(".card .why")).to_contain_text("exploded")
+    page.get_by_role("button", name="Try again").click()
+    page.wait_for_selector(f"{card(job_id, 'processing')}, {card(job_id, 'pending')}")
+
+
+def test_a_link_opens_the_documentation_of_the_endpoints(context: BrowserContext, place: Served) -> None:
+    page = context.new_page()  # it may complain: Gradio asks for its MCP schema and monitoring, which are off
+    page.goto(f"{place.url}/?view=api")
+    expect(page.locator(".api-docs")).to_contain_text("/generate_and_wait")
+    page.close()
+
+
 def test_the_chosen_theme_is_remembered(page: Page, place: Served) -> None:
     page.get_by_role("button", name="Switch between light and dark").click()
     expect(page.locator("body.dark")).to_be_visible()
@@ -256,32 +270,43 @@ def test_the_chosen_theme_is_remembered(page: Page, place: Served) -> None:
 
 
 @pytest.mark.skipif("STUDIO_SCREENSHOTS" not in os.environ, reason="STUDIO_SCREENSHOTS names no folder")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_pictures_for_the_readme(chromium: Browser, tmp_path: Path) -> None:
-    folder = Path(os.environ["STUDIO_SCREENSHOTS"])
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    context.set_default_timeout(300_000)
+    page = context.new_page()
     with Studio(Settings(data_dir=tmp_path)) as studio, serving(studio) as url:
-        for scheme in ("light", "dark"):
-            for width, height in ((1280, 900), (390, 844)):
-                context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-                context.set_default_timeout(PATIENCE_MS)
-                picture(context.new_page(), url, folder, f"{scheme}{'' if width > 390 else '-small'}")
-                context.close()
+        visit(page, url)
+        take_pictures(page, Path(os.environ["STUDIO_SCREENSHOTS"]))
+        context.close()
 
 
-def picture(page: Page, url: str, folder: Path, name: str) -> None:
+def take_pictures(page: Page, folder: Path) -> None:
     """Make music in the page and take a picture of every tab."""
-    visit(page, url)
+
+    def picture(name: str) -> None:
+        page.wait_for_timeout(700)  # until transitions have ended
+        page.screenshot(path=folder / f"{name}.png")
+
     generate(page, "warm lo-fi hip hop, dusty drums, 80 bpm", wait="completed")
     generate(page, "sad piano, slow, no drums", wait="completed")
     page.wait_for_function("document.querySelectorAll('.wave.drawn').length == 2")
+    page.evaluate("document.querySelector('.card audio').currentTime = 3")
     generate(page, "epic orchestra, strings and brass", wait="processing")
-    page.wait_for_timeout(700)
-    page.screenshot(path=folder / f"prompt-{name}.png")
+    picture("prompt-light")
+    page.set_viewport_size({"width": 390, "height": 844})
+    picture("prompt-light-small")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.click("#theme-switch")
+    picture("prompt-dark")
+    page.click("#theme-switch")
     open_tab(page, "Batch")
     page.fill("#lines textarea", "calm piano, slow, no drums\njazz trio, walking bass\nheavy metal, fast drums")
     page.press("#lines textarea", "Control+Enter")
-    page.wait_for_selector("[role=tabpanel] .job[data-status=completed]:visible")
-    page.screenshot(path=folder / f"batch-{name}.png")
+    page.locator("[role=tabpanel]:visible .job[data-status=completed]").first.wait_for()
+    picture("batch-light")
     open_tab(page, "Queue")
-    page.wait_for_selector("[role=tabpanel] .job:visible")
-    page.screenshot(path=folder / f"queue-{name}.png")
+    page.locator("[role=tabpanel]:visible .job").first.wait_for()
+    picture("queue-light")
+    page.click("#theme-switch")
+    picture("queue-dark")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from studio import Settings, Studio
 from studio.engine.catalog import CATALOG
+from studio.errors import InvalidRequest, RateLimited
 from studio.schemas import JobPage, JobStatus, JobView, QueueStats, Step, TrackInfo, utcnow
-from studio.ui import cards
-from studio.ui.form import request_of
+from studio.ui import blocks, cards
+from studio.ui.form import problems, request_of
 from studio.ui.tabs import batch
 
 NASTY = "<b>${alert(1)}</b> `x` {{y}} \\ \"quoted\" 'single'"
@@ -54,7 +57,8 @@ def test_an_active_job_shows_its_steps_its_percent_and_the_time_left() -> None:
 def test_a_waiting_job_shows_its_place_in_the_queue() -> None:
     assert "Next in the queue" in cards.card(job())
     assert "Number 4 in the queue" in cards.card(job(queue_position=4))
-    assert "after 2 failed attempts" in cards.card(job(retry_count=2))
+    assert "after 1 failed attempt<" in cards.card(job(retry_count=1))
+    assert "after 2 failed attempts<" in cards.card(job(retry_count=2))
 
 
 def test_a_completed_job_shows_its_player_its_seed_and_a_download_with_a_good_name() -> None:
@@ -121,7 +125,21 @@ def test_a_model_that_must_not_be_used_commercially_says_so() -> None:
     assert "CC-BY-NC" in note
     assert "not for commercial use" in note
     assert "2.0 GB" in note
+    assert cards.model_choice(CATALOG["musicgen-small"]).endswith("(2.0 GB, CC-BY-NC 4.0)")
     assert "Downloads" not in cards.model_note(CATALOG["musicgen-mini"])
+
+
+def test_a_problem_is_said_where_its_control_is() -> None:
+    at_prompt, at_form = problems(InvalidRequest("prompt", "is odd"))
+    assert ("Prompt: is odd." in at_prompt, at_form) == (True, "")
+    at_prompt, at_form = problems(RateLimited(7))
+    assert (at_prompt, "please wait 7 s" in at_form) == ("", True)
+
+
+def test_every_listener_of_the_page_is_private_and_passes_gradios_queue(tmp_path: Path) -> None:
+    listeners = blocks.build(Studio(Settings(data_dir=tmp_path))).fns.values()
+    assert len(listeners) > 10
+    assert {(listener.api_visibility, listener.queue) for listener in listeners} == {("private", False)}
 
 
 def test_the_form_makes_a_request() -> None:

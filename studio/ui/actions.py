@@ -26,9 +26,11 @@ def job_actions(studio: Studio) -> Callable[..., Any]:
         try:
             if name == "cancel":
                 studio.cancel(job_id, force=True)
-            elif name in ("again", "retry"):
-                request_again = _request_of(studio.job(job_id), new_seed=name == "again")
-                return with_newest(mine, studio.submit(request_again, client_of(request, studio)).job_id)
+            elif name == "retry":
+                studio.retry(job_id, client_of(request, studio))
+            elif name == "again":
+                accepted = studio.submit(_with_new_seed(studio.job(job_id)), client_of(request, studio))
+                return with_newest(mine, accepted.job_id)
         except StudioError as error:
             gr.Warning(escape(" ".join(sentences(error))))
         return gr.skip()
@@ -52,6 +54,6 @@ def found(studio: Studio, job_ids: list[str]) -> list[JobView]:
     return jobs
 
 
-def _request_of(job: JobView, *, new_seed: bool) -> GenerationRequest:
+def _with_new_seed(job: JobView) -> GenerationRequest:
     fields = {name: getattr(job, name) for name in GenerationRequest.model_fields}
-    return GenerationRequest(**fields | ({"seed": None} if new_seed else {}))
+    return GenerationRequest(**fields | {"seed": None})

@@ -88,7 +88,8 @@ def progress(job: JobView) -> str:
 def _standing(job: JobView) -> str:
     if job.status is JobStatus.PENDING:
         place = "Next in the queue" if job.queue_position in (None, 1) else f"Number {job.queue_position} in the queue"
-        return f"{place}, after {job.retry_count} failed attempts" if job.retry_count else place
+        failed = f", after {job.retry_count} failed attempt{'s' * (job.retry_count > 1)}" if job.retry_count else ""
+        return place + failed
     doing = "starting" if job.current_step is Step.QUEUED else step_words(job.current_step).lower()
     return f"<b>{percent(job)} %</b> {doing}"
 
@@ -254,6 +255,12 @@ def model_note(info: ModelInfo | None) -> str:
     size = f"Downloads <b>{_bytes(info.download_bytes)}</b> the first time. " if info.download_bytes else ""
     warning = ": not for commercial use" if "NC" in info.licence else ""
     return f'<div class="note">{size}Licence <b>{escape(info.licence)}</b>{warning}.</div>'
+
+
+def model_choice(info: ModelInfo) -> str:
+    """A model in the list of all: what it is, weighs and may be used for."""
+    terms = f" ({_bytes(info.download_bytes)}, {info.licence})" if info.download_bytes else ""
+    return f"{info.title} – {info.what}{terms}"
 
 
 def chips(prompts: Iterable[str], into: str) -> str:

@@ -81,6 +81,13 @@ def sentences(error: ValidationError | StudioError) -> list[str]:
     return [str(error)]
 
 
+def problems(error: ValidationError | StudioError) -> tuple[str, str]:
+    """What is wrong as HTML: what belongs under the prompt, and what belongs under the other controls."""
+    said = sentences(error)
+    at_prompt = [sentence for sentence in said if sentence.startswith(LABELS["prompt"])]
+    return cards.problems(at_prompt), cards.problems(sentence for sentence in said if sentence not in at_prompt)
+
+
 def client_of(request: gr.Request, studio: Studio) -> str:
     """Who asks, for the rate limit."""
     return client_of_request(request, studio.settings)
@@ -102,7 +109,7 @@ def _slider(name: str, step: float) -> gr.Slider:
 
 
 def _model(studio: Studio) -> gr.Dropdown:
-    choices = [(f"{info.title} – {info.what}", info.name) for info in studio.models()]
+    choices = [(cards.model_choice(info), info.name) for info in studio.models()]
     return gr.Dropdown(choices, value=studio.settings.model_name, label=LABELS["model"], allow_custom_value=True)
 
 

@@ -128,6 +128,7 @@
       for (const event of ["play", "pause", "ended", "seeked", "timeupdate"])
         this.audio.addEventListener(event, () => this.show());
       this.audio.addEventListener("play", () => this.follow());
+      this.audio.addEventListener("play", () => this.draw(), { once: true });
       this.audio.addEventListener("error", () => this.wave.classList.add("missing"));
       this.audio.addEventListener("durationchange", () => (this.seconds = this.audio.duration || this.seconds));
       this.wave.addEventListener("pointerdown", (event) => {
@@ -234,6 +235,17 @@
     const dark = document.body.classList.contains("dark");
     if (chosen && dark !== (chosen === "dark")) document.body.classList.toggle("dark");
   }
+
+  // Gradio 6.31 loads its API documentation on a click only: a link to `?view=api` would show nothing.
+
+  function openDocumentation() {
+    const button = document.querySelector("footer .show-api");
+    if (!button) return setTimeout(openDocumentation, 100);
+    button.click(); // it believes that they are open
+    setTimeout(() => button.click());
+  }
+
+  if (new URLSearchParams(location.search).get("view") === "api") openDocumentation();
 
   customElements.define("studio-player", Player);
   customElements.define("studio-time", Moment);

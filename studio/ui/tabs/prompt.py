@@ -12,7 +12,7 @@ from studio.errors import StudioError
 from studio.runtime import Studio
 from studio.ui import cards
 from studio.ui.actions import found, job_actions, with_newest
-from studio.ui.form import client_of, controls, request_of, sentences
+from studio.ui.form import client_of, controls, problems, request_of
 from studio.ui.live import AS_TEXT, QUIET, live
 
 EXAMPLES = [
@@ -48,23 +48,24 @@ def build(studio: Studio, page: gr.Blocks) -> PromptTab:
                 show_label=False, label="Prompt", lines=3, max_lines=8, autofocus=True, elem_id="prompt",
                 placeholder="Describe the music: style, instruments, mood, tempo …", container=False,
             )  # fmt: skip
-            problem = gr.HTML("", elem_classes=["maybe"], apply_default_css=False)
+            at_prompt = gr.HTML("", elem_classes=["maybe"], apply_default_css=False)
             gr.HTML(cards.chips(EXAMPLES, "#prompt textarea"), apply_default_css=False)
             form = controls(studio)
+            at_form = gr.HTML("", elem_classes=["maybe"], apply_default_css=False)
             generate = gr.Button("Generate", variant="primary", size="lg", elem_classes=["go"])
             gr.HTML(cards.KEYS, apply_default_css=False)
         with gr.Column(scale=6, min_width=320):
             gr.HTML('<h2 class="section">Your recent music</h2>', apply_default_css=False)
             recent = live(cards.EMPTY)
 
-    def submit(request: gr.Request, mine: list[str] | None, prompt: str, *values: Any) -> tuple[Any, str]:
+    def submit(request: gr.Request, mine: list[str] | None, prompt: str, *values: Any) -> tuple[Any, str, str]:
         try:
             accepted = studio.submit(request_of(prompt, *values), client_of(request, studio))
         except (ValidationError, StudioError) as error:
-            return gr.skip(), cards.problems(sentences(error))
-        return with_newest(mine, accepted.job_id), ""
+            return gr.skip(), *problems(error)
+        return with_newest(mine, accepted.job_id), "", ""
 
-    generate.click(submit, [mine, prompt, *form.all], [mine, problem], **QUIET)
+    generate.click(submit, [mine, prompt, *form.all], [mine, at_prompt, at_form], **QUIET)
     recent.click(job_actions(studio), mine, mine, **QUIET)
     prompt.change(None, prompt, draft, js=AS_TEXT, **QUIET)
     page.load(None, draft, prompt, js=AS_TEXT, **QUIET)
