@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +62,14 @@ class Started:
     interrupted: list[str]  # jobs whose worker had died
 
 
+@dataclass(frozen=True)
+class Change:
+    """A job, and the number of its last change."""
+
+    version: int
+    job: JobView
+
+
 class Studio:
     """Submit requests, follow jobs, hear of the studio's health. Thread-safe.
 
@@ -83,6 +91,7 @@ class Studio:
     def start(self, *, work: bool = True) -> Started:
         """Bring the database up to date, look after what an earlier run left, start the worker (if `work`)."""
         _make_writable(self.settings.data_dir)
+        self._limiter.check()
         self._db.migrate()
         recovered = recover(self._queue, self.settings)
         collect_orphans(self.settings.audio_dir, self._queue.filenames())
@@ -192,6 +201,11 @@ class Studio:
     def version(self) -> int:
         """A number that grows with every change of any job."""
         return self._queue.version()
+
+    def changes(self, job_ids: Collection[str], since: int = -1) -> list[Change]:
+        """Those of the given jobs that exist and have changed after version `since`, as they are now."""
+        return [Change(row.version, self._view(row)) for row in self._queue.changed(job_ids, since)]
+
 
     def track_path(self, filename: str) -> Path:
         """Where a finished job's audio lies. Raises JobNotFound for any name that is not exactly such a file's."""

@@ -67,8 +67,18 @@ class Settings(BaseSettings):
 
     rate_limit_enabled: bool = Field(True, description="Limit requests per client.")
     rate_limit_per_minute: int = Field(10, ge=1, description="Requests per client and minute.")
+    rate_limit_burst: str | None = Field(
+        None,
+        pattern=r"^([1-9]\d*|[1-9]\d*/(second|minute|hour|day)(; ?[1-9]\d*/(second|minute|hour|day))*)$",
+        description="More limits, all of which hold: `3/second`, `3/second; 100/hour`; `3` is three a second.",
+    )
     rate_limit_whitelist: list[str] = Field(
         ["127.0.0.1", "localhost", "::1"], description="Clients that are never limited. JSON list."
+    )
+    rate_limit_storage: str = Field(
+        "memory://",
+        pattern=r"^(memory://$|rediss?://.|redis\+unix://.)",
+        description="Where requests are counted: `memory://`, or `redis://host:6379`, which several servers share.",
     )
 
     min_free_disk_gb: float = Field(1.0, ge=0, description="Less free space than this is unhealthy.")

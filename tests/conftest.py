@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
+import redis
+
 
 from studio.schemas import utcnow
 from studio.store.db import Database
@@ -78,6 +82,59 @@ class PostgresServer:
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._binaries / program), f"--pgdata={self._data}", *arguments]
         subprocess.run(command, check=True, user=self._user, cwd="/", stdout=subprocess.DEVNULL, env={"LC_ALL": "C"})
+
+
+class RedisServer:
+    """A throw-away server that stores nothing on disk."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self._port = str(probe.getsockname()[1])
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+
+    def start(self) -> None:
+        command = [self._program, "--port", self._port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd="/")
+        deadline = time.monotonic() + 30
+        while not self._answers():
+            assert time.monotonic() < deadline, "redis-server did not start"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def clear(self) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """Skips where no Redis is installed; STUDIO_REQUIRE_SERVICES=1 makes that a failure."""
+    program = shutil.which("redis-server")
+    if program is None:
+        missing = pytest.fail if os.environ.get("STUDIO_REQUIRE_SERVICES") == "1" else pytest.skip
+        missing("redis-server is not installed")
+    server = RedisServer(program)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty Redis."""
+    redis_server.clear()
+    return redis_server.url
 
 
 @pytest.fixture(scope="session")

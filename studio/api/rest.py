@@ -10,6 +10,7 @@ import importlib.util
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from importlib.metadata import version
@@ -17,16 +18,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, FastAPI, Header, Query, Request, Response
 from fastapi import Path as Path_
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from studio.api import examples
+from studio.api.events import Feed, as_event
 from studio.api.examples import Probe, answers
 from studio.api.security import ErrorResponse, client_of_request
 from studio.errors import (
@@ -39,7 +41,7 @@ from studio.errors import (
     RateLimited,
     StudioError,
 )
-from studio.runtime import Studio
+from studio.runtime import Change, Studio
 from studio.schemas import (
     BatchAccepted,
     BatchRequest,
@@ -62,6 +64,9 @@ UNAVAILABLE_RETRY_S = 5
 PROBES = 8  # at once, in threads of their own: a database that hangs takes all others
 FIELDS_NAMED_MAX = 20  # a body of 1 MB can be wrong in a hundred thousand of them
 TRACK_HEADERS = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+EVENTS = "text/event-stream"
+EXAMPLE = Change(version=1841, job=examples.JOB)
+EVENT_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx keeps events back otherwise
 MEDIA_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
 REDOC_LOGO = "https://cdn.redoc.ly/redoc/logo-mini.svg"
 ONE_RANGE = r"\s*([0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})\s*"
@@ -110,8 +115,11 @@ class _Route(APIRoute):
 router = APIRouter(route_class=_Route)
 
 
-def build(studio: Studio) -> FastAPI:
-    """The routes as an application of their own, for everything below `PREFIX`: its errors stay inside it."""
+def build(studio: Studio, closing: threading.Event) -> FastAPI:
+    """The routes as an application of their own, for everything below `PREFIX`: its errors stay inside it.
+
+    `closing` is set when the server goes down.
+    """
     app = FastAPI(
         title="Studio",
         description="Text to music: put requests into the queue, follow the jobs, fetch the audio.",
@@ -126,6 +134,7 @@ def build(studio: Studio) -> FastAPI:
     )  # fmt: skip
     app.state.studio = studio
     app.state.probes = CapacityLimiter(PROBES)
+    app.state.feed = Feed(studio, closing)
     app.include_router(router)
     app.mount("/static", StaticFiles(directory=_page_assets()))
     return app
@@ -182,8 +191,37 @@ def job(studio: TheStudio, job_id: JobId) -> JobView:
     return studio.job(job_id)
 
 
+@router.get(
+    "/jobs/{job_id}/events",
+    tags=["jobs"],
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "The job, again and again.", "content": {EVENTS: {"example": as_event(EXAMPLE).decode()}}},
+        204: {"description": "The job has ended, and `Last-Event-ID` is the event that said so."},
+        **answers(404, examples.MEANINGS[404], examples.ERRORS[404], 503),
+    },
+)
+async def job_events(
+    request: Request,
+    job_id: JobId,
+    last_event_id: Annotated[str | None, Header(description="The last event that was received.")] = None,
+) -> Response:
+    """The job as server-sent events: as it is now, then at every change, until it has ended.
+
+    An event is named after the job's `current_step`. Its id counts changes: sent back as `Last-Event-ID`, as browsers
+    do by themselves, it keeps older events from coming again. Comments keep a silent stream open.
+    """
+    feed: Feed = request.app.state.feed
+    change = await feed.look(job_id)
+    seen = int(last_event_id) if last_event_id and re.fullmatch(r"[0-9]{1,18}", last_event_id) else -1
+    if change.job.status.ended and change.version <= seen:
+        return Response(status_code=204)  # a browser stops asking then
+    return StreamingResponse(feed.events(change, seen), headers=EVENT_HEADERS, media_type=EVENTS)
+
+
 @router.delete(
-    "/jobs/{job_id}", tags=["jobs"], responses=answers(200, "It is cancelled.", examples.CANCELLED, 404, 409, 422, 503)
+    "/jobs/{job_id}", tags
+=["jobs"], responses=answers(200, "It is cancelled.", examples.CANCELLED, 404, 409, 422, 503)
 )
 def cancel(
     studio: TheStudio,

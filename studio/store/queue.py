@@ -337,6 +337,12 @@ class JobQueue:
             jobs = list(session.exec(select(Job).where(some).order_by(*order)))
         return (jobs[-1].version if jobs else version), jobs
 
+    def changed(self, job_ids: Collection[str], version: int) -> Jobs:
+        """Those of the given jobs that changed after `version`, as they are now."""
+        where = and_(col(Job.job_id).in_(job_ids), col(Job.version) > version)
+        with self._db.read() as session:
+            return list(session.exec(select(Job).where(where)))
+
     def pace(self, model: str, device: str | None = None) -> Pace | None:
         """What a job of `model` takes, learned from the last ones that finished; None before the first."""
         where = [completed, col(Job.model) == model] + ([col(Job.device) == device] if device else [])
