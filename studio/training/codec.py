@@ -50,17 +50,17 @@ class CodecTraining:
     """How to train."""
 
     codec: SpectralCodecConfig = field(default_factory=SpectralCodecConfig)
-    code_steps: int = 5_000  # steps in which codes are learnt; the decoder's come after them
-    steps: int = 20_000  # both
+    code_steps: int = 1_750  # steps in which codes are learnt; the decoder's come after them
+    steps: int = 6_000  # both
     stop_after: int | None = None  # step at which to pause, for a later run to go on
     batch: int = 16
-    crop_frames: int = 75  # code frames of a training example
+    crop_frames: int = 50  # code frames of a training example
     learning_rate: float = 1e-3
     final_learning_rate: float = 3e-5
     warmup: int = 100  # steps
     weight_decay: float = 0.01
     clip: float = 1.0  # norm of the gradient
-    quantise_after: int = 300  # step; until then the latents go through as they are, and take shape
+    quantise_after: int = 150  # step; until then the latents go through as they are, and take shape
     ema_decay: float = 0.98
     restart_below: float = 0.08  # a code used less than this share of the mean use starts again
     commitment: float = 0.25
