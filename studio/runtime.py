@@ -27,6 +27,7 @@ from studio.engine.loader import engine_loader
 from studio.errors import ConfigurationError, JobNotFound
 from studio.limits import RateLimiter
 from studio.schemas import (
+    AttemptView,
     BatchAccepted,
     BatchRequest,
     CancelResult,
@@ -34,6 +35,7 @@ from studio.schemas import (
     HealthReport,
     HealthStatus,
     JobAccepted,
+    JobAttempts,
     JobPage,
     JobStatus,
     JobView,
@@ -44,7 +46,7 @@ from studio.schemas import (
 from studio.settings import Settings
 from studio.store.db import Database
 from studio.store.queue import JobQueue
-from studio.store.tables import Job
+from studio.store.tables import Attempt, Job
 from studio.worker import Worker, recover
 
 logger = logging.getLogger(__name__)
@@ -153,6 +155,10 @@ class Studio:
     def job(self, job_id: str) -> JobView:
         """The job as it is now. Raises JobNotFound."""
         return self._view(self._queue.get(job_id))
+
+    def attempts(self, job_id: str) -> JobAttempts:
+        """Every attempt at a job that has ended, the first one first. Raises JobNotFound."""
+        return JobAttempts(job_id=job_id, attempts=[_attempt_view(row) for row in self._queue.attempts(job_id)])
 
     def jobs(self, status: JobStatus | None = None, page: int = 1, page_size: int = 20) -> JobPage:
         """Jobs, newest first; pages count from 1."""
@@ -291,6 +297,11 @@ def _make_writable(data_dir: Path) -> None:
         raise ConfigurationError(
             f"DGX_MUSIC_DATA_DIR: cannot write to {data_dir.resolve()} ({error.strerror})."
         ) from error
+
+
+def _attempt_view(row: Attempt) -> AttemptView:
+    seconds = (row.ended_at - row.started_at).total_seconds()
+    return AttemptView(**row.model_dump(exclude={"id", "job_id"}), seconds=round(seconds, 3))
 
 
 def _track_info(job: Job) -> TrackInfo | None:

@@ -45,6 +45,15 @@ class Step(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"  # its worker died
+    CANCELLED = "cancelled"  # a person stopped it
+
+
 def utcnow() -> datetime:
     """The time now, aware, in UTC."""
     return datetime.now(UTC)
@@ -183,6 +192,27 @@ class JobView(View):
     created_at: Moment
     started_at: Moment | None = None
     completed_at: Moment | None = None
+
+
+class AttemptView(View):
+    """One attempt at a job, once it has ended."""
+
+    series: int = Field(description="Counts from 1; a retry by hand begins the next.")
+    number: int = Field(description="Within its series; the first attempt is 1, the first retry 2.")
+    outcome: Outcome
+    started_at: Moment
+    ended_at: Moment
+    seconds: float
+    error_message: str | None = None
+    stack_trace: str | None = None
+    worker_id: str | None = None
+
+
+class JobAttempts(View):
+    """Every attempt at a job, the first one first."""
+
+    job_id: str
+    attempts: list[AttemptView]
 
 
 class JobPage(View):

@@ -52,9 +52,11 @@ class Settings(BaseSettings):
     embedded_worker: bool = Field(True, description="Run a worker thread inside the server.")
 
     max_retries: int = Field(3, ge=0, le=100, description="Attempts after the first one.")
-    retry_delay_seconds: float = Field(
-        1.0, ge=0, le=3600, description="Wait before the first retry; doubles each time."
+    retry_delay_seconds: float = Field(1.0, ge=0, le=3600, description="Wait before the first retry.")
+    retry_strategy: Literal["exponential", "linear", "constant"] = Field(
+        "exponential", description="How the wait grows: `exponential` (1, 2, 4, …), `linear` (1, 2, 3, …), `constant`."
     )
+    retry_jitter: float = Field(0.0, ge=0, le=1, description="Waits vary by up to this fraction, either way.")
     lease_seconds: float = Field(
         30.0, ge=1, le=3600, description="A worker that is silent for so long has lost its jobs."
     )

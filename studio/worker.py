@@ -13,13 +13,15 @@ import secrets
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import partial
 
 import psutil
 
 from studio.audio.files import FORMAT, write_track
+from studio.backoff import next_attempt_s
 from studio.clip import Clip
 from studio.engine.base import Engine, EngineLoader, Event, Failed, Finished, Progress
 from studio.errors import LeaseLost, StudioError
@@ -40,9 +42,8 @@ LOADED, DECODED = 0.05, 0.95
 
 def recover(queue: JobQueue, settings: Settings) -> Recovered:
     """Look after jobs whose worker died: as `INTERRUPTED_JOBS` says, they fail or are tried again."""
-    recovered = queue.recover(
-        settings.interrupted_jobs, settings.max_retries, settings.retry_delay_seconds, _process_lives
-    )
+    retry = settings.interrupted_jobs == "retry"
+    recovered = queue.recover(partial(next_attempt_s, settings) if retry else _never, _process_lives)
     for job_id in recovered.interrupted:
         logger.warning("Job interrupted, its worker died: %s", job_id, extra={"job_id": job_id})
     return recovered
@@ -267,14 +268,13 @@ class Worker:
                 self._let_go(claim)
                 return
             permanent = isinstance(error, StudioError) and error.permanent
-            if permanent or claim.retry_count >= self._settings.max_retries:
-                self._queue.fail(claim, _sentence(error), retry_at=None)
+            wait_s = None if permanent else next_attempt_s(self._settings, claim.retry_count)
+            self._queue.fail(claim, _sentence(error), wait_s, "".join(traceback.format_exception(error)))
+            if wait_s is None:
                 _log(logging.ERROR, f"Job failed after {claim.retry_count} retries", claim, error)
                 return
             attempt = claim.retry_count + 1
-            delay_s = self._settings.retry_delay_seconds * 2**claim.retry_count
-            self._queue.fail(claim, _sentence(error), retry_at=utcnow() + timedelta(seconds=delay_s))
-            _log(logging.WARNING, "Job failed, will retry", claim, error, attempt=attempt, delay_seconds=delay_s)
+            _log(logging.WARNING, "Job failed, will retry", claim, error, attempt=attempt, delay_seconds=wait_s)
         except LeaseLost:
             self._let_go(claim)
 
@@ -388,6 +388,10 @@ def _process_lives(worker: WorkerRow) -> bool:
         return bool(abs(psutil.Process(worker.pid).create_time() - worker.process_started_at) < 1.0)
     except psutil.NoSuchProcess:
         return False
+
+
+def _never(_retries: int) -> None:
+    """An interrupted job is not tried again."""
 
 
 def _sentence(error: Exception) -> str:

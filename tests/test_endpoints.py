@@ -143,6 +143,9 @@ def test_a_job_is_retried_by_name(client: Client, server: Served) -> None:
     again = client.predict(failed["job_id"], api_name="/retry")
     assert (again["job_id"], again["retry_count"], again["error_message"]) == (failed["job_id"], 0, None)
     assert server.finish(failed["job_id"])["status"] == "failed"
+    attempts = client.predict(failed["job_id"], api_name="/attempts")
+    assert attempts == server.http.get(f"{API}/jobs/{failed['job_id']}/attempts").json()
+    assert [item["series"] for item in attempts["attempts"]] == [1, 2]
     with pytest.raises(AppError, match="is completed"):
         client.predict(server.finish(server.ask())["job_id"], api_name="/retry")
 

@@ -19,7 +19,7 @@ from sqlmodel import text
 from studio.errors import DatabaseUnavailable, JobConflict, JobNotFound, LeaseLost
 from studio.schemas import GenerationRequest, JobStatus, Step
 from studio.store.db import Database
-from studio.store.queue import OVERTAKE_S, Claim, JobQueue, Track
+from studio.store.queue import OVERTAKE_S, STACK_MAX, Claim, JobQueue, Track
 from studio.store.tables import Job, Worker
 from tests.conftest import Clock
 
@@ -61,6 +61,18 @@ def lives(_: Worker) -> bool:
 
 def is_dead(_: Worker) -> bool:
     return False
+
+
+def never(_: int) -> None:
+    return None
+
+
+def at_once(_: int) -> float:
+    return 0.0
+
+
+def twice(retries: int) -> float | None:
+    return 2.0**retries if retries < 2 else None
 
 
 # In
@@ -148,7 +160,7 @@ def test_a_lower_priority_number_goes_first(queue: JobQueue, database: Database)
 
 def test_a_failed_attempt_waits_and_then_goes_first_again(queue: JobQueue, clock: Clock) -> None:
     first, second, third = add(queue, 3)
-    waiting = queue.fail(take(queue), "out of luck", clock.time + timedelta(seconds=2))
+    waiting = queue.fail(take(queue), "out of luck", 2.0)
     assert (waiting.status, waiting.current_step, waiting.retry_count) == (JobStatus.PENDING, Step.QUEUED, 1)
     assert (waiting.error_message, waiting.progress, waiting.started_at) == ("out of luck", 0.0, None)
     assert take(queue).job_id == second, "a job that waits for its retry does not hold up the others"
@@ -162,7 +174,7 @@ def test_a_failed_attempt_waits_and_then_goes_first_again(queue: JobQueue, clock
 
 def test_a_job_that_waits_for_its_retry_is_not_claimed_early(queue: JobQueue, clock: Clock) -> None:
     add(queue)
-    queue.fail(take(queue), "later", clock.time + timedelta(seconds=1))
+    queue.fail(take(queue), "later", 1.0)
     assert queue.claim("w", 5, LEASE_S) == []
     clock.tick(1)
     assert len(queue.claim("w", 5, LEASE_S)) == 1
@@ -170,7 +182,7 @@ def test_a_job_that_waits_for_its_retry_is_not_claimed_early(queue: JobQueue, cl
 
 def test_the_last_failure_ends_the_job(queue: JobQueue, clock: Clock) -> None:
     (job_id,) = add(queue)
-    queue.fail(take(queue), "first", clock.time)
+    queue.fail(take(queue), "first", 0.0)
     queue.fail(take(queue), "second", None)
     job = queue.get(job_id)
     assert (job.status, job.current_step) == (JobStatus.FAILED, Step.FAILED)
@@ -187,7 +199,7 @@ def test_an_error_may_be_worded_in_any_way(queue: JobQueue) -> None:
 
 def test_a_completed_job_forgets_the_errors_before_it(queue: JobQueue, clock: Clock) -> None:
     add(queue)
-    queue.fail(take(queue), "once", clock.time)
+    queue.fail(take(queue), "once", 0.0)
     job = finish(queue)
     assert (job.error_message, job.retry_count) == (None, 1)
 
@@ -202,6 +214,63 @@ def test_a_released_job_keeps_its_place_and_its_attempts(queue: JobQueue, clock:
     assert [take(queue).job_id for _ in range(2)] == [first, second]
 
 
+# Attempts
+
+
+def test_every_attempt_is_kept_however_it_ended(queue: JobQueue, clock: Clock) -> None:
+    (job_id,) = add(queue)
+    began = clock.time
+    claim = take(queue)
+    clock.tick(3)
+    queue.fail(claim, "out of luck", 1.0, "Traceback: out of luck")
+    clock.tick(1)
+    take(queue)
+    queue.cancel(job_id, force=True)
+    queue.retry(job_id)
+    finish(queue)
+    rows = queue.attempts(job_id)
+    assert [(row.series, row.number, row.outcome) for row in rows] == [
+        (1, 1, "failed"),
+        (1, 2, "cancelled"),
+        (2, 1, "completed"),
+    ]
+    first, *others = rows
+    assert (first.started_at, first.ended_at, first.worker_id) == (began, began + timedelta(seconds=3), "w")
+    assert (first.error_message, first.stack_trace) == ("out of luck", "Traceback: out of luck")
+    assert all((row.error_message, row.stack_trace) == (None, None) for row in others)
+
+
+def test_an_interrupted_attempt_is_kept_and_one_handed_back_is_none(queue: JobQueue, clock: Clock) -> None:
+    (job_id,) = add(queue)
+    queue.release(take(queue))
+    assert queue.attempts(job_id) == []
+    take(queue)
+    clock.tick(LEASE_S + 1)
+    queue.recover(never, lives)
+    (attempt,) = queue.attempts(job_id)
+    assert (attempt.number, attempt.outcome) == (1, "interrupted")
+    assert "worker stopped" in (attempt.error_message or "")
+
+
+def test_a_worker_that_lost_its_lease_leaves_no_attempt(queue: JobQueue) -> None:
+    (job_id,) = add(queue)
+    claim = take(queue)
+    queue.cancel(job_id, force=True)
+    for write in every_write(queue, claim):
+        with pytest.raises(LeaseLost):
+            write()
+    assert [row.outcome for row in queue.attempts(job_id)] == ["cancelled"]
+
+
+def test_a_stack_trace_is_cut_at_its_beginning(queue: JobQueue) -> None:
+    (job_id,) = add(queue)
+    queue.fail(take(queue), "deep", None, "frame\0\n" * 100_000 + "RecursionError")
+    (attempt,) = queue.attempts(job_id)
+    assert attempt.stack_trace is not None
+    assert attempt.stack_trace.endswith("RecursionError")
+    assert len(attempt.stack_trace) == STACK_MAX
+
+
 # Fences
 
 
@@ -209,7 +278,7 @@ def test_an_expired_lease_is_reclaimed_and_the_old_worker_cannot_write(queue: Jo
     (job_id,) = add(queue)
     old = take(queue)
     clock.tick(LEASE_S + 1)
-    assert queue.recover("retry", 3, 0.0, lives).interrupted == [job_id]
+    assert queue.recover(at_once, lives).interrupted == [job_id]
     new = take(queue)
     assert new.retry_count == 1
     for write in every_write(queue, old):
@@ -245,7 +314,7 @@ def test_a_heartbeat_keeps_the_lease(queue: JobQueue, clock: Clock) -> None:
     clock.tick(LEASE_S - 1)
     assert queue.heartbeat("w", [one.token], LEASE_S) == {one.token}
     clock.tick(LEASE_S - 1)
-    assert queue.recover("fail", 3, 1.0, lives).interrupted == [two.job_id]
+    assert queue.recover(never, lives).interrupted == [two.job_id]
     assert queue.heartbeat("w", [one.token, two.token], LEASE_S) == {one.token}
     assert queue.heartbeat("another", [one.token], LEASE_S) == set()
     assert queue.heartbeat("w", [], LEASE_S) == set()
@@ -263,7 +332,7 @@ def test_a_job_that_waits_is_cancelled(queue: JobQueue, clock: Clock) -> None:
 
 def test_a_job_that_waits_for_a_retry_is_cancelled(queue: JobQueue, clock: Clock) -> None:
     (job_id,) = add(queue)
-    queue.fail(take(queue), "again", clock.time + timedelta(seconds=1))
+    queue.fail(take(queue), "again", 1.0)
     queue.cancel(job_id)
     clock.tick(2)
     assert queue.claim("w", 1, LEASE_S) == []
@@ -327,7 +396,7 @@ def test_only_a_job_that_failed_or_was_cancelled_is_retried(queue: JobQueue) -> 
 
 
 def test_an_unknown_job_is_named(queue: JobQueue) -> None:
-    for call in (queue.get, queue.cancel, queue.retry):
+    for call in (queue.get, queue.cancel, queue.retry, queue.attempts):
         with pytest.raises(JobNotFound, match="gen_none"):
             call("gen_none")
 
@@ -369,7 +438,7 @@ def test_a_dead_workers_jobs_fail_and_say_so(queue: JobQueue, clock: Clock) -> N
     made, waits = add(queue, 2)
     queue.beat(worker())
     take(queue)
-    found = queue.recover("fail", 3, 1.0, is_dead)
+    found = queue.recover(never, is_dead)
     assert (found.interrupted, found.pending) == ([made], 1)
     job = queue.get(made)
     assert (job.status, job.retry_count, job.completed_at) == (JobStatus.FAILED, 0, clock.time)
@@ -385,14 +454,14 @@ def test_a_dead_workers_jobs_are_retried_where_that_is_the_policy(queue: JobQueu
     for attempt in range(2):
         take(queue)
         queue.beat(worker())
-        assert queue.recover("retry", 2, 1.0, is_dead).interrupted == [job_id]
+        assert queue.recover(twice, is_dead).interrupted == [job_id]
         job = queue.get(job_id)
         assert (job.status, job.retry_count) == (JobStatus.PENDING, attempt + 1)
         assert job.not_before == clock.time + timedelta(seconds=2**attempt)
         clock.tick(2**attempt)
     take(queue)
     queue.beat(worker())
-    assert queue.recover("retry", 2, 1.0, is_dead).interrupted == [job_id]
+    assert queue.recover(twice, is_dead).interrupted == [job_id]
     assert (queue.get(job_id).status, queue.get(job_id).retry_count) == (JobStatus.FAILED, 2)
 
 
@@ -400,7 +469,7 @@ def test_living_workers_jobs_are_left_alone(queue: JobQueue) -> None:
     (job_id,) = add(queue)
     queue.beat(worker())
     claim = take(queue)
-    assert queue.recover("fail", 3, 1.0, lives).interrupted == []
+    assert queue.recover(never, lives).interrupted == []
     queue.advance(claim, Step.GENERATING, 0.1)
     assert queue.get(job_id).status is JobStatus.PROCESSING
 
@@ -417,7 +486,7 @@ def test_workers_are_known_by_their_beats(queue: JobQueue, clock: Clock) -> None
     queue.forget_worker("b")
     assert [row.worker_id for row in queue.workers()] == ["a"]
     clock.tick(2 * 24 * 3600)
-    queue.recover("fail", 3, 1.0, lives)
+    queue.recover(never, lives)
     assert queue.workers() == [], "silent for days"
 
 
@@ -457,7 +526,7 @@ def test_the_loaded_model_does_not_go_before_a_better_priority(queue: JobQueue, 
 
 def test_positions_are_exact(queue: JobQueue, clock: Clock) -> None:
     ids = add(queue, 5)
-    queue.fail(take(queue), "later", clock.time + timedelta(seconds=9))
+    queue.fail(take(queue), "later", 9.0)
     queue.cancel(ids[2])
     claim = take(queue)
     places = {job_id: queue.position(queue.get(job_id)) for job_id in ids}
@@ -702,7 +771,7 @@ def test_a_process_killed_while_it_works_leaves_a_job_that_is_found(database: Da
     kill(child)
     assert queue.get(job_id).status is JobStatus.PROCESSING
     time.sleep(0.25)
-    assert queue.recover("fail", 3, 1.0, lives).interrupted == [job_id]
+    assert queue.recover(never, lives).interrupted == [job_id]
     assert queue.get(job_id).status is JobStatus.FAILED
 
 

@@ -219,7 +219,8 @@ def test_a_thousand_wrong_fields_are_not_all_listed(server: Served) -> None:
 )
 def test_an_unknown_job_is_404(server: Served, job_id: str) -> None:
     url = f"{API}/jobs/{job_id}"
-    for answer in (server.http.get(url), server.http.delete(url), server.http.post(f"{url}/retry")):
+    calls = [("GET", ""), ("DELETE", ""), ("POST", "/retry"), ("GET", "/attempts")]
+    for answer in [server.http.request(method, url + rest) for method, rest in calls]:
         assert (answer.status_code, set(answer.json())) == (404, {"error"})
 
 
@@ -440,6 +441,7 @@ def test_every_route_is_documented_with_examples(server: Served) -> None:
         ("get", f"{API}/jobs/{{job_id}}/events"),
         ("delete", f"{API}/jobs/{{job_id}}"),
         ("post", f"{API}/jobs/{{job_id}}/retry"),
+        ("get", f"{API}/jobs/{{job_id}}/attempts"),
         ("get", f"{API}/files/{{filename}}"),
         ("get", f"{API}/queue/stats"),
         ("get", f"{API}/health"),
@@ -496,6 +498,9 @@ def test_a_failing_engine_gives_a_failed_job_with_its_reason(tmp_path: Path) -> 
 
     with served(tmp_path, load, max_retries=1) as broken:
         job = broken.finish(broken.ask())
+        attempts = broken.http.get(f"{API}/jobs/{job['job_id']}/attempts").json()["attempts"]
     assert (job["status"], job["current_step"], job["retry_count"]) == ("failed", "failed", 1)
     assert "no such device" in job["error_message"]
+    assert [(attempt["number"], attempt["outcome"]) for attempt in attempts] == [(1, "failed"), (2, "failed")]
+    assert all("Traceback" in attempt["stack_trace"] and attempt["seconds"] >= 0 for attempt in attempts)
     assert job["file_url"] is None

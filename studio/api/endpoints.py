@@ -52,7 +52,8 @@ def register(studio: Studio, closing: threading.Event) -> None:
     """Add the endpoints to the Blocks that is being built. `closing` is set when the server goes down."""
     endpoints = Endpoints(studio, closing)
     for name in (
-        "generate", "generate_and_wait", "generate_batch", "job", "cancel", "retry", "jobs", "queue_stats", "health",
+        "generate", "generate_and_wait", "generate_batch", "job", "cancel", "retry", "attempts", "jobs", "queue_stats",
+        "health",
     ):  # fmt: skip
         gr.api(getattr(endpoints, name), api_name=name, concurrency_limit=None)
 
@@ -163,6 +164,11 @@ class Endpoints:
     def retry(self, request: gr.Request, job_id: str) -> Json:
         """Start a failed or cancelled job again, with all its attempts before it: returns the job."""
         return _json(self._studio.retry(JobRequest(job_id=job_id).job_id, self._client(request)))
+
+    @sentences
+    def attempts(self, job_id: str) -> Json:
+        """Every attempt at a job that has ended: when, how long, and what went wrong, with the stack trace."""
+        return _json(self._studio.attempts(JobRequest(job_id=job_id).job_id))
 
     @sentences
     def jobs(

@@ -8,15 +8,18 @@ from typing import Any
 from pydantic import BaseModel
 
 from studio.schemas import (
+    AttemptView,
     BatchAccepted,
     CancelResult,
     HealthCheck,
     HealthReport,
     HealthStatus,
     JobAccepted,
+    JobAttempts,
     JobPage,
     JobStatus,
     JobView,
+    Outcome,
     QueueStats,
     Step,
     TrackInfo,
@@ -66,6 +69,16 @@ JOB = JobView(
     queue_position=None, estimated_time_seconds=None, generation_time_seconds=1.8, file_url=f"/api/v1/files/{FILENAME}",
     metadata=TrackInfo(duration=8.0, sample_rate=32000, channels=1, file_size_bytes=512_044, format="wav"),
     created_at=NOON, started_at=NOON, completed_at=LATER,
+)  # fmt: skip
+ATTEMPTS = JobAttempts(
+    job_id=JOB_ID,
+    attempts=[
+        AttemptView(
+            series=1, number=1, outcome=Outcome.FAILED, started_at=NOON, ended_at=LATER, seconds=4.0,
+            error_message="The device has no memory left for this request.",
+            stack_trace="Traceback (most recent call last):\n  …\n", worker_id="studio-4711-9f0c2b1d",
+        )
+    ],
 )  # fmt: skip
 WAITING = JOB.model_copy(
     update={

@@ -50,6 +50,7 @@ from studio.schemas import (
     HealthReport,
     HealthStatus,
     JobAccepted,
+    JobAttempts,
     JobPage,
     JobsRequest,
     JobView,
@@ -232,6 +233,14 @@ def cancel(
 ) -> CancelResult:
     """Cancel a job that waits, also one that waits for its next attempt."""
     return studio.cancel(job_id, force)
+
+
+@router.get(
+    "/jobs/{job_id}/attempts", tags=["jobs"], responses=answers(200, "Its attempts.", examples.ATTEMPTS, 404, 503)
+)
+def attempts(studio: TheStudio, job_id: JobId) -> JobAttempts:
+    """Every attempt at a job that has ended: when, how long, and what went wrong, with the stack trace."""
+    return studio.attempts(job_id)
 
 
 @router.post(

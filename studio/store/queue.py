@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -33,10 +33,11 @@ from sqlmodel.sql.expression import Select
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from studio.errors import JobConflict, JobNotFound, LeaseLost
-from studio.schemas import GenerationRequest, JobStatus, QueueStats, Step
+from studio.schemas import GenerationRequest, JobStatus, Outcome, QueueStats, Step
 from studio.store.db import Database
 from studio.store.tables import (
     CLAIM_ORDER,
+    Attempt,
     Job,
     Ledger,
     Worker,
@@ -53,6 +54,7 @@ DUE_AT_ONCE = 100  # retries made claimable by one claim
 APART_S = 0.5  # two jobs of more nearly equal length say nothing about the slope
 RECENT = 64  # finished jobs from which the pace is learned
 ERROR_MAX = 2000  # characters
+STACK_MAX = 20_000  # characters: its end, where the error is
 WORKER_GONE_S = 24 * 3600.0  # a worker silent for so long is forgotten
 INTERRUPTED = "The worker stopped while it made this job."
 
@@ -133,22 +135,26 @@ class JobQueue:
             JobConflict: it is being made (without `force`), or has ended.
         """
         values = {**_ended(JobStatus.CANCELLED, self._now()), "not_before": None}
+        this = col(Job.job_id) == job_id
         with self._db.write() as session:
             version = _next_version(session)
+            if force:
+                self._keep_attempt(session, and_(this, processing), Outcome.CANCELLED)
             open_ = or_(pending, processing) if force else pending
-            job = _change(session, and_(col(Job.job_id) == job_id, open_), version=version, **values)
+            job = _change(session, and_(this, open_), version=version, **values)
             if job is None:
                 raise JobConflict(_refusal(_find(session, job_id)))
         return job
 
     def retry(self, job_id: str) -> Job:
-        """Let a failed or cancelled job wait again, at the back, with all its attempts before it.
+        """Let a failed or cancelled job wait again, at the back, with a new series of attempts before it.
 
         Raises:
             JobNotFound: unknown.
             JobConflict: it waits, is being made, or is completed.
         """
         values = {**_WAITS, "retry_count": 0, "error_message": None, "completed_at": None, "queued_at": self._now()}
+        values["series"] = col(Job.series) + 1
         ended = or_(has_status(JobStatus.FAILED), has_status(JobStatus.CANCELLED))
         with self._db.write() as session:
             version = _next_version(session)
@@ -204,6 +210,7 @@ class JobQueue:
         """The job's audio is on disk. Raises LeaseLost: then the file is nobody's."""
         return self._report(
             claim,
+            Outcome.COMPLETED,
             **_ended(JobStatus.COMPLETED, self._now()),
             progress=1.0,
             error_message=None,
@@ -218,27 +225,48 @@ class JobQueue:
             precision=track.precision,
         )
 
-    def fail(self, claim: Claim, message: str, retry_at: datetime | None) -> Job:
-        """An attempt failed: the next one starts at `retry_at`, or there is none. Raises LeaseLost."""
-        return self._report(claim, **self._failed(message, claim.retry_count, retry_at))
+    def fail(self, claim: Claim, message: str, retry_in_s: float | None, stack_trace: str | None = None) -> Job:
+        """An attempt failed: the next one starts after `retry_in_s` seconds, or there is none. Raises LeaseLost."""
+        values = self._failed(message, claim.retry_count, retry_in_s)
+        return self._report(claim, Outcome.FAILED, message, stack_trace, **values)
 
     def release(self, claim: Claim) -> Job:
         """Hand a job back as it was, to its old place; the attempt does not count. Raises LeaseLost."""
         return self._report(claim, **_WAITS)
 
-    def _report(self, claim: Claim, **values: Any) -> Job:
+    def _report(
+        self, claim: Claim, end: Outcome | None = None, error: str | None = None, stack: str | None = None,
+        **values: Any,
+    ) -> Job:  # fmt: skip
         held = and_(col(Job.job_id) == claim.job_id, processing, col(Job.lease_token) == claim.token)
         with self._db.write() as session:
-            job = _change(session, held, version=_next_version(session), **values)
+            version = _next_version(session)
+            if end:
+                self._keep_attempt(session, held, end, error, stack)
+            job = _change(session, held, version=version, **values)
             if job is None:
                 raise LeaseLost()
         return job
 
-    def _failed(self, message: str, retry_count: int, retry_at: datetime | None) -> dict[str, Any]:
-        message = _storable(message)
-        if retry_at is None:
-            return {**_ended(JobStatus.FAILED, self._now()), "error_message": message}
-        return {**_WAITS, "not_before": retry_at, "retry_count": retry_count + 1, "error_message": message}
+    def _keep_attempt(
+        self, session: Session, where: ColumnElement[bool], end: Outcome, error: str | None = None,
+        stack: str | None = None,
+    ) -> None:  # fmt: skip
+        """Write down the attempt that is about to end; `where` finds its job, which is still being processed."""
+        for job in session.exec(select(Job).where(where)):
+            values = job.model_dump(include={"job_id", "series", "started_at", "worker_id"})
+            values |= {"number": job.retry_count + 1, "outcome": end, "ended_at": self._now()}
+            values["error_message"] = error and _storable(error)[:ERROR_MAX]
+            values["stack_trace"] = stack and _storable(stack)[-STACK_MAX:]
+            session.add(Attempt.model_validate(values))
+
+    def _failed(self, message: str, retry_count: int, retry_in_s: float | None) -> dict[str, Any]:
+        message = _storable(message)[:ERROR_MAX]
+        now = self._now()
+        if retry_in_s is None:
+            return {**_ended(JobStatus.FAILED, now), "error_message": message}
+        due = now + timedelta(seconds=retry_in_s)
+        return {**_WAITS, "not_before": due, "retry_count": retry_count + 1, "error_message": message}
 
     # Workers come and go
 
@@ -257,12 +285,11 @@ class JobQueue:
         with self._db.read() as session:
             return list(session.exec(select(Worker).order_by(col(Worker.beat_at).desc())))
 
-    def recover(
-        self, policy: Literal["fail", "retry"], max_retries: int, delay_s: float, is_alive: Callable[[Worker], bool]
-    ) -> Recovered:
-        """Look after jobs whose lease ran out or whose worker is dead: fail them, or count a failed attempt.
+    def recover(self, retry_in_s: Callable[[int], float | None], is_alive: Callable[[Worker], bool]) -> Recovered:
+        """Look after jobs whose lease ran out or whose worker is dead: their attempt has failed.
 
-        Run it at a start and now and then. `is_alive` answers True for a worker of which it knows nothing.
+        Run it at a start and now and then. `retry_in_s` tells from the retries that a job has had the seconds until
+        its next attempt, or that it fails; `is_alive` answers True for a worker of which it knows nothing.
         """
         now = self._now()
         long_ago = now - timedelta(seconds=WORKER_GONE_S)
@@ -277,10 +304,10 @@ class JobQueue:
             jobs = session.exec(select(Job).where(lost).order_by(col(Job.id)).with_for_update(skip_locked=True))
             interrupted = list(jobs)
             for job in interrupted:
-                again = policy == "retry" and job.retry_count < max_retries
-                retry_at = now + timedelta(seconds=delay_s * 2**job.retry_count) if again else None
-                values = self._failed(INTERRUPTED, job.retry_count, retry_at)
-                _change(session, col(Job.id) == job.id, version=version, **values)
+                this = col(Job.id) == job.id
+                values = self._failed(INTERRUPTED, job.retry_count, retry_in_s(job.retry_count))
+                self._keep_attempt(session, this, Outcome.INTERRUPTED, INTERRUPTED)
+                _change(session, this, version=version, **values)
             session.exec(delete(Worker).where(col(Worker.worker_id).in_(dead)))
         return Recovered(self._pending(), [job.job_id for job in interrupted])
 
@@ -290,6 +317,13 @@ class JobQueue:
         """Raises JobNotFound."""
         with self._db.read() as session:
             return _find(session, job_id)
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Those at a job that have ended, the first one first. Raises JobNotFound."""
+        order = (col(Attempt.series), col(Attempt.number))
+        with self._db.read() as session:
+            _find(session, job_id)
+            return list(session.exec(select(Attempt).where(col(Attempt.job_id) == job_id).order_by(*order)))
 
     def position(self, job: Job) -> int | None:
         """1 is next; None when the job does not wait. Jobs that wait for a retry come after those that may start."""
@@ -437,7 +471,7 @@ def _refusal(job: Job) -> str:
 
 def _storable(message: str) -> str:
     """PostgreSQL stores no NUL, neither database a lone surrogate; an error must not fail for how it is worded."""
-    return message.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")[:ERROR_MAX]
+    return message.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 # The claim

@@ -1,4 +1,5 @@
-"""The rows: jobs, workers, and the ledger that numbers every change. Knows their columns and indexes, not their rules.
+"""The rows: jobs, their attempts, workers, and the ledger that numbers every change. Knows columns and indexes, no
+rules.
 
 Make rows with `model_validate`: a SQLModel table class accepts invalid values silently.
 """
@@ -12,7 +13,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Enum, Index, String, Text, literal_column, text
 from sqlmodel import Field, SQLModel, col
 
-from studio.schemas import PROMPT_MAX, GenerationRequest, JobStatus, Step, utcnow
+from studio.schemas import PROMPT_MAX, GenerationRequest, JobStatus, Outcome, Step, utcnow
 
 JOB_ID_BYTES = 10  # of randomness: 20 hex digits
 
@@ -22,7 +23,7 @@ def new_job_id() -> str:
     return f"gen_{secrets.token_hex(JOB_ID_BYTES)}"
 
 
-def _values(enum: type[JobStatus] | type[Step]) -> Enum:
+def _values(enum: type[JobStatus] | type[Step] | type[Outcome]) -> Enum:
     """Stored as its value in a plain string column, so that a new member needs no migration."""
     return Enum(enum, native_enum=False, length=32, values_callable=lambda members: [m.value for m in members])
 
@@ -51,7 +52,8 @@ class Job(SQLModel, table=True):
 
     priority: int = 0  # the least goes first
     queued_at: datetime = Field(default_factory=utcnow)  # the place among equals; a retry by hand goes to the back
-    retry_count: int = 0
+    series: int = 1  # of attempts; a retry by hand begins the next
+    retry_count: int = 0  # within the series
     not_before: datetime | None = None  # waits for its next attempt until then; null: may start
 
     lease_token: str | None = Field(default=None, sa_type=String(64))
@@ -78,6 +80,24 @@ class Job(SQLModel, table=True):
     def request(self) -> GenerationRequest:
         """What was asked for, model and seed filled in."""
         return GenerationRequest(**{name: getattr(self, name) for name in GenerationRequest.model_fields})
+
+
+class Attempt(SQLModel, table=True):
+    """An attempt at a job that has ended. One that a worker handed back has not."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (Index("ix_attempts_job", "job_id", "series", "number", unique=True),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    job_id: str = Field(sa_type=String(40), foreign_key="generations.job_id", ondelete="CASCADE")
+    series: int
+    number: int  # within the series, from 1
+    outcome: Outcome = Field(sa_type=_values(Outcome))
+    started_at: datetime
+    ended_at: datetime
+    error_message: str | None = Field(default=None, sa_type=Text)
+    stack_trace: str | None = Field(default=None, sa_type=Text)
+    worker_id: str | None = Field(default=None, sa_type=String(100))
 
 
 class Worker(SQLModel, table=True):
