@@ -1,25 +1,39 @@
 """How often a client may ask, and who the client is. Counts requests, not calls: a batch of three costs three.
 
-The window moves: at any moment, no more than the limit has been accepted within the minute before it. A refused
-request costs nothing.
+The windows move: at any moment, no more than each limit has been accepted within the time before it. All limits are
+looked at before any is charged, so a refused request costs nothing. Several processes share their counts through Redis;
+while it is away, each counts for itself.
 """
 
 from __future__ import annotations
 
 import bisect
 import ipaddress
+import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
-from limits import RateLimitItem, RateLimitItemPerSecond
+import redis
+from limits import RateLimitItem, RateLimitItemPerSecond, parse_many
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from studio.errors import InvalidRequest, RateLimited
-from studio.settings import Settings
+from studio.errors import ConfigurationError, InvalidRequest, RateLimited
+from studio.settings import ENV_PREFIX, Settings
+
+logger = logging.getLogger(__name__)
 
 WINDOW_S = 60
 IPV6_CLIENT_BITS = 64  # one customer holds a whole /64 and could change address with every request
+SWEEP_S = 60.0  # how often clients that have not asked for a window are forgotten
+REDIS_TIMEOUT_S = 0.5  # a request waits no longer for Redis
+REDIS_AWAY_S = 5.0  # after a failure; then Redis is asked again
+COMPLAIN_S = 60.0  # between two log lines that say so
+PERIODS = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -29,23 +43,33 @@ class RateLimiter:
     """Counts what each client was granted. Thread-safe.
 
     Args:
-        settings: the limit, and who is exempt from it.
-        window_s: length of the moving window in seconds.
+        settings: the limits, where they are counted, and who is exempt from them.
+        window_s: length of the moving window of `RATE_LIMIT_PER_MINUTE` in seconds.
+        refused: called at each refusal.
     """
 
-    def __init__(self, settings: Settings, window_s: int = WINDOW_S) -> None:
+    def __init__(
+        self, settings: Settings, window_s: int = WINDOW_S, refused: Callable[[], None] = lambda: None
+    ) -> None:
         self._enabled = settings.rate_limit_enabled
         self._exempt = Clients(settings.rate_limit_whitelist)
-        self._limits: list[RateLimitItem] = [RateLimitItemPerSecond(settings.rate_limit_per_minute, window_s)]
-        self._storage = MemoryStorage()
-        self._granted = MovingWindowRateLimiter(self._storage)
-        self._lock = threading.Lock()  # MemoryStorage under threads let 20 of 10 through
+        minute = RateLimitItemPerSecond(settings.rate_limit_per_minute, window_s)
+        self._limits = list({_window(limit): limit for limit in (minute, *_bursts(settings))}.values())
+        self._refused = refused
+        self._own = _InMemory(self._limits)
+        self._shared = _InRedis(self._limits, settings.rate_limit_storage) if _in_redis(settings) else None
+        self._ask_shared_at = self._complain_at = 0.0  # monotonic seconds
+
+    def check(self) -> None:
+        """Raises ConfigurationError when the counts are to lie in Redis, and it does not answer."""
+        if self._shared is not None:
+            self._shared.check()
 
     def charge(self, client: str, cost: int) -> None:
         """Grant `cost` requests to `client`, or none of them.
 
         Raises:
-            InvalidRequest: more at once than the limit ever allows.
+            InvalidRequest: more at once than a limit ever allows.
             RateLimited: not now; `retry_after_s` is when the same request is granted, if nobody else is meanwhile.
         """
         assert cost >= 1  # less would give budget back
@@ -53,14 +77,51 @@ class RateLimiter:
             return
         for limit in self._limits:
             if cost > limit.amount:
-                raise InvalidRequest("requests", f"at most {limit.amount} a minute are allowed, not {cost} at once")
-        key = _key(client)
+                raise InvalidRequest("requests", f"at most {_words(limit)} are allowed, not {cost} at once")
+        wait_s = self._take(_key(client), cost)
+        if wait_s:
+            self._refused()
+            raise RateLimited(wait_s)
+
+    def __len__(self) -> int:
+        """Windows that this process remembers."""
+        return len(self._own)
+
+    def _take(self, key: str, cost: int) -> int:
+        now = time.monotonic()
+        if self._shared is not None and now >= self._ask_shared_at:
+            try:
+                return self._shared.take(key, cost)
+            except redis.RedisError as error:
+                self._ask_shared_at = now + REDIS_AWAY_S
+                if now >= self._complain_at:
+                    self._complain_at = now + COMPLAIN_S
+                    logger.error("Redis does not answer; until it does, this process counts alone: %s", error)
+        return self._own.take(key, cost)
+
+
+class _InMemory:
+    """The windows of one process."""
+
+    def __init__(self, limits: Sequence[RateLimitItem]) -> None:
+        self._limits = limits
+        self._storage = MemoryStorage()
+        self._granted = MovingWindowRateLimiter(self._storage)
+        self._lock = threading.Lock()  # MemoryStorage under threads let 20 of 10 through
+        self._sweep_at = 0.0  # monotonic seconds
+
+    def take(self, key: str, cost: int) -> int:
+        """Charge all limits and return 0, or none of them and return in how many seconds to ask again."""
         with self._lock:
+            self._sweep()
             wait_s = max(self._wait_s(limit, key, cost) for limit in self._limits)
-            if wait_s:
-                raise RateLimited(wait_s)
-            for limit in self._limits:
-                self._granted.hit(limit, key, cost=cost)
+            if wait_s == 0:
+                for limit in self._limits:
+                    self._granted.hit(limit, key, cost=cost)
+            return wait_s
+
+    def __len__(self) -> int:
+        return len(self._storage.events)
 
     def _wait_s(self, limit: RateLimitItem, key: str, cost: int) -> int:
         """Whole seconds until so many grants have left the window that `cost` more fit; 0 when they fit now."""
@@ -71,6 +132,86 @@ class RateLimiter:
             return bool(granted + cost <= limit.amount)
 
         return bisect.bisect_left(range(window_s), True, key=fits_after)
+
+    def _sweep(self) -> None:
+        """MemoryStorage empties a client's list when all its grants are old, and keeps the empty list for ever."""
+        if time.monotonic() < self._sweep_at:
+            return
+        self._sweep_at = time.monotonic() + SWEEP_S
+        for name in [name for name, grants in list(self._storage.events.items()) if not grants]:
+            self._storage.clear(name)
+
+
+class _InRedis:
+    """The windows of all processes that name the same Redis.
+
+    `limits` charges one limit at a time, and another process can come between two of them; a script cannot be
+    interrupted. It goes by the server's clock.
+    """
+
+    def __init__(self, limits: Sequence[RateLimitItem], url: str) -> None:
+        self._limits = limits
+        self._place = urlsplit(url).hostname or urlsplit(url).path  # without the password
+        self._client = redis.Redis.from_url(
+            url.removeprefix("redis+"), retry=Retry(NoBackoff(), 0),
+            socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S,
+        )  # fmt: skip
+        self._script = self._client.register_script(TAKE)
+
+    def check(self) -> None:
+        """Raises ConfigurationError."""
+        try:
+            self._client.ping()
+        except redis.RedisError as error:
+            setting = f"{ENV_PREFIX}RATE_LIMIT_STORAGE"
+            raise ConfigurationError(f"{setting}: Redis at {self._place} does not answer ({error}).") from error
+
+    def take(self, key: str, cost: int) -> int:
+        """Charge all limits and return 0, or none of them and return in how many seconds to ask again."""
+        windows = [_window(limit) for limit in self._limits]
+        names = [f"studio:{{{key}}}:{amount}/{seconds}" for amount, seconds in windows]
+        arguments = [cost, *(number for window in windows for number in window)]
+        return int(self._script(keys=names, args=arguments))
+
+
+# KEYS: when a client's grants were made, under each limit, the last first. ARGV: the cost; limits' amounts and seconds.
+TAKE = """
+local time = redis.call('TIME')
+local now, cost, wait = time[1] + time[2] / 1e6, tonumber(ARGV[1]), 0
+for i, key in ipairs(KEYS) do
+  local leaves = redis.call('LINDEX', key, ARGV[2 * i] - cost)  -- the last grant that must have left the window
+  if leaves then wait = math.max(wait, leaves + ARGV[2 * i + 1] - now) end
+end
+if wait > 0 then return math.ceil(wait) end
+for i, key in ipairs(KEYS) do
+  for _ = 1, cost do redis.call('LPUSH', key, string.format('%.6f', now)) end
+  redis.call('LTRIM', key, 0, ARGV[2 * i] - 1)
+  redis.call('EXPIRE', key, ARGV[2 * i + 1] + 1)
+end
+return 0
+"""
+
+
+def _bursts(settings: Settings) -> list[RateLimitItem]:
+    """`3/second`, `3/second; 100/hour`; a number alone is one per second."""
+    text = settings.rate_limit_burst
+    if not text:
+        return []
+    return parse_many(f"{text}/second" if text.isdecimal() else text)
+
+
+def _window(limit: RateLimitItem) -> tuple[int, int]:
+    """How many in how many seconds."""
+    return limit.amount, limit.get_expiry()
+
+
+def _in_redis(settings: Settings) -> bool:
+    return settings.rate_limit_enabled and not settings.rate_limit_storage.startswith("memory:")
+
+
+def _words(limit: RateLimitItem) -> str:
+    seconds = limit.get_expiry()
+    return f"{limit.amount} a {PERIODS[seconds]}" if seconds in PERIODS else f"{limit.amount} in {seconds} s"
 
 
 class Clients:

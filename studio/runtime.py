@@ -212,7 +212,6 @@ class Studio:
         """Those of the given jobs that exist and have changed after version `since`, as they are now."""
         return [Change(row.version, self._view(row)) for row in self._queue.changed(job_ids, since)]
 
-
     def track_path(self, filename: str) -> Path:
         """Where a finished job's audio lies. Raises JobNotFound for any name that is not exactly such a file's."""
         if filename not in self._queue.filenames([filename]):

@@ -17,7 +17,6 @@ import psycopg
 import pytest
 import redis
 
-
 from studio.schemas import utcnow
 from studio.store.db import Database
 from studio.store.queue import JobQueue

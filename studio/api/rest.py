@@ -221,8 +221,7 @@ async def job_events(
 
 
 @router.delete(
-    "/jobs/{job_id}", tags
-=["jobs"], responses=answers(200, "It is cancelled.", examples.CANCELLED, 404, 409, 422, 503)
+    "/jobs/{job_id}", tags=["jobs"], responses=answers(200, "It is cancelled.", examples.CANCELLED, 404, 409, 422, 503)
 )
 def cancel(
     studio: TheStudio,
