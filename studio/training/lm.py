@@ -61,6 +61,8 @@ class LmTraining:
     from_start_share: float = 0.5  # of the crops begin where the piece begins
     null_share: float = 0.12  # of the prompts are dropped, for classifier-free guidance
     codebook_weights: tuple[float, ...] = (1.6, 1.0, 0.7, 0.7)
+    start_weight: float = 6.0  # of a sequence's first frame; a prompt says most where no music has been heard yet
+    start_fade_frames: float = 30.0  # in which that falls to 1, but for 1/e of what it exceeds it by
     ema_decay: float = 0.995
     held_out_pieces: int = 16
     held_out_every_minutes: float = 5.0
@@ -198,14 +200,25 @@ def delayed(codes: Tensor, config: DecoderConfig) -> tuple[Tensor, Tensor]:
     return read, predicted
 
 
-def codebook_losses(logits: Tensor, predicted: Tensor) -> Tensor:
-    """Mean cross-entropy of each codebook in nats [K], from logits [B, S, K, N] and codes [B, K, S]."""
-    return torch.stack(
-        [
-            F.cross_entropy(logits[:, :, k].flatten(0, 1).float(), predicted[:, k].flatten(), ignore_index=-100)
-            for k in range(predicted.shape[1])
-        ]
-    )
+def codebook_losses(logits: Tensor, predicted: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of each codebook in nats [K], from logits [B, S, K, N] and codes [B, K, S].
+
+    `weights` [S] say how much each frame counts; absent, all count alike.
+    """
+    counts = (predicted != -100).float()  # [B, K, S]
+    if weights is not None:
+        counts = counts * weights
+    targets = predicted.permute(0, 2, 1)  # [B, S, K]
+    losses = F.cross_entropy(
+        logits.float().flatten(0, 2), targets.flatten(), ignore_index=-100, reduction="none"
+    ).view_as(targets)
+    return (losses.permute(0, 2, 1) * counts).sum((0, 2)) / counts.sum((0, 2))
+
+
+def start_weights(frames: int, config: LmTraining) -> Tensor:
+    """How much each of a sequence's frames [frames] counts: the first ones more."""
+    fade = torch.exp(-torch.arange(frames) / config.start_fade_frames)
+    return 1.0 + (config.start_weight - 1.0) * fade
 
 
 @dataclass(frozen=True)
@@ -275,14 +288,14 @@ def _description(record: dict[str, Any]) -> Description:
     return Description(**{**known, "instruments": tuple(known["instruments"])})
 
 
-def predict(model: nn.Module, batch: Batch, config: DecoderConfig) -> Tensor:
+def predict(model: nn.Module, batch: Batch, config: DecoderConfig, weights: Tensor | None = None) -> Tensor:
     """Losses of the codebooks [K] for a batch; a dropped prompt reads zeros that are attended, as at run time."""
     read, predicted = delayed(batch.codes, config)
     conditioner = model.conditioner
     assert isinstance(conditioner, WordPieceConditioner)
     condition = conditioner(batch.embeddings, batch.mask)
     attended = batch.mask | ~batch.mask.any(dim=1, keepdim=True)
-    return codebook_losses(model(read, condition, attended), predicted)
+    return codebook_losses(model(read, condition, attended), predicted, weights)
 
 
 @dataclass
@@ -309,7 +322,9 @@ class State:
         self.model.load_state_dict(checkpoint["model"])
         self.average.load_state_dict(checkpoint["average"])
         for optimiser, state in zip(self.optimisers, checkpoint["optimisers"], strict=True):
+            peak = optimiser.param_groups[0]["peak"]
             optimiser.load_state_dict(state)
+            optimiser.param_groups[0]["peak"] = peak  # the recipe's, which may have changed
         self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
 
 
@@ -387,9 +402,10 @@ def shape_of_step(state: State, config: LmTraining) -> tuple[int, int]:
 
 
 def advance(state: State, model: Any, config: LmTraining, batch: Batch) -> Tensor:
-    """One step; the losses of the codebooks [K]."""
+    """One step; the losses of the codebooks [K], the frames weighted."""
+    frames = start_weights(batch.codes.shape[2], config).to(batch.codes.device)
     with autocast(batch.codes.device):
-        losses = predict(model, batch, config.decoder)
+        losses = predict(model, batch, config.decoder, frames)
     weights = losses.new_tensor(config.codebook_weights)
     ((losses * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
