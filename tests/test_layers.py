@@ -16,8 +16,8 @@ ROOT = Path(studio.__file__).parent
 FLOORS: list[set[str]] = [  # from the ground up; a room may import from lower floors and from itself
     {"errors"},
     {"settings", "schemas", "clip"},
-    {"log"},
-    {"store", "engine", "audio", "limits", "health"},
+    {"log", "backoff"},
+    {"store", "engine", "audio", "limits", "health", "metrics"},
     {"training"},
     {"worker"},
     {"runtime"},
