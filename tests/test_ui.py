@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from studio import Settings, Studio
@@ -137,7 +139,10 @@ def test_a_problem_is_said_where_its_control_is() -> None:
 
 
 def test_every_listener_of_the_page_is_private_and_passes_gradios_queue(tmp_path: Path) -> None:
-    listeners = blocks.build(Studio(Settings(data_dir=tmp_path))).fns.values()
+    async def build() -> gr.Blocks:  # outside a loop Gradio makes some that it never closes
+        return blocks.build(Studio(Settings(data_dir=tmp_path)))
+
+    listeners = asyncio.run(build()).fns.values()
     assert len(listeners) > 10
     assert {(listener.api_visibility, listener.queue) for listener in listeners} == {("private", False)}
 
