@@ -35,6 +35,14 @@ class JobNotFound(StudioError):
         super().__init__(f"There is no job {job_id!r}.")
 
 
+class BatchNotFound(StudioError):
+    """There is no such batch."""
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(f"There is no batch {batch_id!r}.")
+
+
 class JobConflict(StudioError):
     """The job is in a state that does not allow this."""
 

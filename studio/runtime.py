@@ -6,6 +6,7 @@ the worker. It holds no state of its own: what it answers is read from the rows.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -19,17 +20,20 @@ from types import TracebackType
 from typing import Self
 
 from studio import health
+from studio.audio.bundle import bundle
 from studio.audio.files import collect_orphans
 from studio.engine import catalog
 from studio.engine.base import EngineLoader
 from studio.engine.catalog import ModelInfo
 from studio.engine.loader import engine_loader
-from studio.errors import ConfigurationError, JobNotFound
+from studio.errors import ConfigurationError, JobConflict, JobNotFound
 from studio.limits import RateLimiter
 from studio.schemas import (
     AttemptView,
     BatchAccepted,
+    BatchCancelResult,
     BatchRequest,
+    BatchView,
     CancelResult,
     GenerationRequest,
     HealthReport,
@@ -144,9 +148,11 @@ class Studio:
         """
         requests = [self._resolve(request) for request in batch.requests]
         self._charge(client, len(requests))
-        jobs = self._queue.enqueue(requests, batch_id=f"batch_{secrets.token_hex(8)}")
+        batch_id = f"batch_{secrets.token_hex(8)}"
+        jobs = self._queue.enqueue(requests, batch_id)
         self._enqueued(jobs)
         return BatchAccepted(
+            batch_id=batch_id,
             job_ids=[job.job_id for job in jobs],
             total_jobs=len(jobs),
             estimated_total_time_seconds=max(self._view(job).estimated_time_seconds or 0.0 for job in jobs),
@@ -203,6 +209,59 @@ class Studio:
             if deadline is not None and time.monotonic() >= deadline:
                 return
             time.sleep(WATCH_INTERVAL_S)
+
+    # Batches
+
+    def batch(self, batch_id: str) -> BatchView:
+        """A batch as it is now. Raises BatchNotFound."""
+        views = [self._view(row) for row in self._queue.batch(batch_id)]
+        left = [view.estimated_time_seconds for view in views if view.estimated_time_seconds is not None]
+        return BatchView(
+            batch_id=batch_id,
+            total_jobs=len(views),
+            jobs_by_status={status: sum(view.status is status for view in views) for status in JobStatus},
+            progress=sum(1.0 if view.status.ended else view.progress for view in views) / len(views),
+            estimated_time_seconds=max(left, default=None),
+            job_ids=[view.job_id for view in views],
+            created_at=views[0].created_at,
+        )
+
+    def cancel_batch(self, batch_id: str, force: bool = False) -> BatchCancelResult:
+        """Cancel all jobs of a batch that wait; with `force` also those that are being processed.
+
+        Raises:
+            BatchNotFound; JobConflict when there is nothing to cancel.
+        """
+        jobs = self._queue.cancel_batch(batch_id, force)
+        for job in jobs:
+            self._worker.drop(job.job_id)
+            logger.info("Job cancelled: %s", job.job_id, extra={"job_id": job.job_id})
+        cancelled_at = jobs[0].completed_at or utcnow()
+        return BatchCancelResult(batch_id=batch_id, job_ids=[job.job_id for job in jobs], cancelled_at=cancelled_at)
+
+    def batch_zip(self, batch_id: str) -> Iterator[bytes]:
+        """The finished tracks of a batch as a zip, in pieces, with a manifest of all its jobs.
+
+        Raises:
+            BatchNotFound; JobConflict when no track is there.
+        """
+        entries, tracks = [], []
+        for number, job in enumerate(map(self._view, self._queue.batch(batch_id)), start=1):
+            path = self._track_of(job)
+            name = f"{number:02}-{path.name}" if path else None
+            entries.append({"file": name, **job.model_dump(mode="json")})
+            if path and name:
+                tracks.append((name, path, job.completed_at or job.created_at))
+        if not tracks:
+            raise JobConflict("No track of the batch is finished.")
+        manifest = {"batch_id": batch_id, "jobs": entries}
+        return bundle(json.dumps(manifest, indent=2, ensure_ascii=False).encode(), tracks)
+
+    def _track_of(self, job: JobView) -> Path | None:
+        try:
+            return self.track_path(Path(job.file_url).name) if job.file_url else None
+        except JobNotFound:  # somebody has removed the file
+            return None
 
     def version(self) -> int:
         """A number that grows with every change of any job."""

@@ -152,6 +152,7 @@ class JobAccepted(View):
 class BatchAccepted(View):
     """The answer to a batch: all its jobs are on disk."""
 
+    batch_id: str
     job_ids: list[str]
     total_jobs: int
     estimated_total_time_seconds: float
@@ -171,6 +172,7 @@ class JobView(View):
     """A job as every surface shows it."""
 
     job_id: str
+    batch_id: str | None = Field(None, description="The batch that it came in.")
     status: JobStatus
     current_step: Step
     progress: float = Field(ge=0.0, le=1.0)
@@ -229,6 +231,27 @@ class CancelResult(View):
 
     message: str = "Job cancelled successfully"
     job_id: str
+    cancelled_at: Moment
+
+
+class BatchView(View):
+    """A batch: its jobs taken together."""
+
+    batch_id: str
+    total_jobs: int
+    jobs_by_status: dict[JobStatus, int] = Field(description="How many of its jobs have each status; the five add up.")
+    progress: float = Field(ge=0.0, le=1.0, description="The mean of its jobs'; one that ended counts as 1.")
+    estimated_time_seconds: float | None = Field(None, description="Until the last one is finished; null when all are.")
+    job_ids: list[str]
+    created_at: Moment
+
+
+class BatchCancelResult(View):
+    """The rest of a batch was cancelled."""
+
+    message: str = "Batch cancelled successfully"
+    batch_id: str
+    job_ids: list[str] = Field(description="The jobs that were cancelled just now.")
     cancelled_at: Moment
 
 

@@ -74,6 +74,13 @@ def test_a_batch_goes_in_whole_or_not_at_all(client: Client, server: Served) -> 
     requests: list[dict[str, Any]] = [{"prompt": "sad piano", "duration": 1}] * 3
     accepted = client.predict(requests, api_name="/generate_batch")
     assert (accepted["total_jobs"], len(accepted["job_ids"])) == (3, 3)
+    for job_id in accepted["job_ids"]:
+        server.finish(job_id)
+    batch = client.predict(accepted["batch_id"], api_name="/batch")
+    assert batch == server.http.get(f"{API}/batches/{accepted['batch_id']}").json()
+    assert batch["progress"] == 1.0
+    with pytest.raises(AppError, match="All jobs of the batch have ended"):
+        client.predict(accepted["batch_id"], force=True, api_name="/cancel_batch")
     before = server.studio.jobs().total
     with pytest.raises(AppError, match=r"requests\.3\.duration: Input should be less than or equal to 30"):
         client.predict([*requests, {"prompt": "sad piano", "duration": 31}], api_name="/generate_batch")
@@ -163,6 +170,7 @@ def test_a_job_is_retried_by_name(client: Client, server: Served) -> None:
         ("/generate_batch", {"requests": []}, "requests: List should have at least 1 item"),
         ("/generate_batch", {"requests": {"prompt": "x"}}, "requests: Input should be a valid list"),
         ("/job", {"job_id": "gen_nothing"}, "There is no job 'gen_nothing'"),
+        ("/batch", {"batch_id": "batch_none"}, "There is no batch 'batch_none'"),
         ("/job", {"job_id": 7}, "job_id: Input should be a valid string"),
         ("/cancel", {"job_id": "gen_nothing", "force": "please"}, "force: Input should be a valid boolean"),
         ("/jobs", {"status": "done"}, "status: Input should be"),

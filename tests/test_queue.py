@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy.exc import DataError
 from sqlmodel import text
 
-from studio.errors import DatabaseUnavailable, JobConflict, JobNotFound, LeaseLost
+from studio.errors import BatchNotFound, DatabaseUnavailable, JobConflict, JobNotFound, LeaseLost
 from studio.schemas import GenerationRequest, JobStatus, Step
 from studio.store.db import Database
 from studio.store.queue import OVERTAKE_S, STACK_MAX, Claim, JobQueue, Track
@@ -328,6 +328,31 @@ def test_a_job_that_waits_is_cancelled(queue: JobQueue, clock: Clock) -> None:
     job = queue.cancel(job_id)
     assert (job.status, job.current_step, job.completed_at) == (JobStatus.CANCELLED, Step.CANCELLED, clock.time)
     assert queue.claim("w", 1, LEASE_S) == []
+
+
+def test_the_rest_of_a_batch_is_cancelled_in_one_change(queue: JobQueue) -> None:
+    jobs = queue.enqueue([request() for _ in range(4)], batch_id="batch_1")
+    (other,) = add(queue)
+    finish(queue)
+    running = take(queue)
+    before = queue.version()
+    assert [job.job_id for job in queue.cancel_batch("batch_1")] == [jobs[2].job_id, jobs[3].job_id]
+    assert queue.version() == before + 1
+    with pytest.raises(JobConflict, match="force"):
+        queue.cancel_batch("batch_1")
+    assert [job.job_id for job in queue.cancel_batch("batch_1", force=True)] == [running.job_id]
+    assert [row.outcome for row in queue.attempts(running.job_id)] == ["cancelled"]
+    with pytest.raises(JobConflict, match="ended"):
+        queue.cancel_batch("batch_1", force=True)
+    assert [job.status for job in queue.batch("batch_1")] == ["completed", "cancelled", "cancelled", "cancelled"]
+    assert queue.get(other).status is JobStatus.PENDING
+
+
+def test_an_unknown_batch_is_named(queue: JobQueue) -> None:
+    add(queue)
+    for call in (queue.batch, queue.cancel_batch):
+        with pytest.raises(BatchNotFound, match="batch_none"):
+            call("batch_none")
 
 
 def test_a_job_that_waits_for_a_retry_is_cancelled(queue: JobQueue, clock: Clock) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import socket
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def test_a_batch_is_accepted_whole(server: Served) -> None:
     answer = server.http.post(f"{API}/generate/batch", json={"requests": requests})
     assert answer.status_code == 202
     body = answer.json()
-    assert set(body) == {"job_ids", "total_jobs", "estimated_total_time_seconds"}
+    assert set(body) == {"batch_id", "job_ids", "total_jobs", "estimated_total_time_seconds"}
     assert (body["total_jobs"], len(set(body["job_ids"]))) == (3, 3)
     assert {server.finish(job_id)["status"] for job_id in body["job_ids"]} == {"completed"}
 
@@ -126,6 +127,57 @@ def test_progress_is_seen_while_it_happens(slow: Served) -> None:
     slow.until(lambda: seen.append((job := slow.job(job_id))["progress"]) or job["status"] == "completed")
     assert seen == sorted(seen)
     assert len(set(seen)) >= 3
+
+
+# Batches
+
+
+def test_a_batch_is_followed_as_a_whole_and_its_rest_cancelled(slow: Served) -> None:
+    requests = [{"prompt": "sad piano", "duration": duration} for duration in (1, 30, 30)]
+    batch = slow.http.post(f"{API}/generate/batch", json={"requests": requests}).json()
+    url = f"{API}/batches/{batch['batch_id']}"
+    _, second, third = batch["job_ids"]
+    assert slow.http.get(f"{url}/zip").status_code == 409, "nothing to download yet"
+    slow.until(lambda: slow.job(second)["current_step"] == "generating")
+    view = slow.http.get(url).json()
+    assert (view["batch_id"], view["total_jobs"], view["job_ids"]) == (batch["batch_id"], 3, batch["job_ids"])
+    assert view["jobs_by_status"] == {"pending": 1, "processing": 1, "completed": 1, "failed": 0, "cancelled": 0}
+    assert 1 / 3 <= view["progress"] < 1
+    assert view["estimated_time_seconds"] > 0
+    assert slow.job(third)["batch_id"] == batch["batch_id"]
+    assert slow.http.delete(url).json()["job_ids"] == [third]
+    assert slow.http.delete(url).status_code == 409
+    assert slow.http.delete(f"{url}?force=true").json()["job_ids"] == [second]
+    view = slow.http.get(url).json()
+    assert view["jobs_by_status"] | {"completed": 1, "cancelled": 2} == view["jobs_by_status"]
+    assert (view["progress"], view["estimated_time_seconds"]) == (1.0, None)
+
+
+def test_a_batchs_tracks_are_downloaded_as_one_zip(server: Served) -> None:
+    requests = [{"prompt": prompt, "duration": 1.0, "seed": 5} for prompt in ("sad piano", "explode now", "a café 🎷")]
+    batch = server.http.post(f"{API}/generate/batch", json={"requests": requests}).json()
+    jobs = [server.finish(job_id) for job_id in batch["job_ids"]]
+    answer = server.http.get(f"{API}/batches/{batch['batch_id']}/zip")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
+    assert f'filename="{batch["batch_id"]}.zip"' in answer.headers["content-disposition"]
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+        manifest = json.loads(archive.read("manifest.json"))
+        files = {entry["file"]: entry for entry in manifest["jobs"] if entry["file"]}
+        assert set(archive.namelist()) == {"manifest.json", *files}
+        for name, entry in files.items():
+            assert archive.read(name) == server.http.get(entry["file_url"]).content
+    assert manifest["batch_id"] == batch["batch_id"]
+    assert [{**entry, "file": None} for entry in manifest["jobs"]] == [{**job, "file": None} for job in jobs]
+    assert [entry["file"] is None for entry in manifest["jobs"]] == [False, True, False]
+
+
+@pytest.mark.parametrize("batch_id", ["batch_none", "x" * 3000, "%00", "' OR 1=1 --", "%0d%0aX: y"])
+def test_an_unknown_batch_is_404(server: Served, batch_id: str) -> None:
+    url = f"{API}/batches/{batch_id}"
+    for answer in (server.http.get(url), server.http.delete(url), server.http.get(f"{url}/zip")):
+        assert (answer.status_code, set(answer.json())) == (404, {"error"})
 
 
 # What is refused, and how
@@ -442,6 +494,9 @@ def test_every_route_is_documented_with_examples(server: Served) -> None:
         ("delete", f"{API}/jobs/{{job_id}}"),
         ("post", f"{API}/jobs/{{job_id}}/retry"),
         ("get", f"{API}/jobs/{{job_id}}/attempts"),
+        ("get", f"{API}/batches/{{batch_id}}"),
+        ("delete", f"{API}/batches/{{batch_id}}"),
+        ("get", f"{API}/batches/{{batch_id}}/zip"),
         ("get", f"{API}/files/{{filename}}"),
         ("get", f"{API}/queue/stats"),
         ("get", f"{API}/health"),

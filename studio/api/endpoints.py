@@ -48,12 +48,19 @@ class JobRequest(Model):
     force: bool = False
 
 
+class BatchOfJobs(Model):
+    """Which batch."""
+
+    batch_id: str
+    force: bool = False
+
+
 def register(studio: Studio, closing: threading.Event) -> None:
     """Add the endpoints to the Blocks that is being built. `closing` is set when the server goes down."""
     endpoints = Endpoints(studio, closing)
     for name in (
-        "generate", "generate_and_wait", "generate_batch", "job", "cancel", "retry", "attempts", "jobs", "queue_stats",
-        "health",
+        "generate", "generate_and_wait", "generate_batch", "job", "cancel", "retry", "attempts", "jobs", "batch",
+        "cancel_batch", "queue_stats", "health",
     ):  # fmt: skip
         gr.api(getattr(endpoints, name), api_name=name, concurrency_limit=None)
 
@@ -144,7 +151,7 @@ class Endpoints:
 
     @sentences
     def generate_batch(self, request: gr.Request, requests: list[dict[str, Any]]) -> Json:
-        """Put up to ten requests into the queue, or none of them: returns `job_ids`, `total_jobs`,
+        """Put up to ten requests into the queue, or none of them: returns `batch_id`, `job_ids`, `total_jobs`,
         `estimated_total_time_seconds`."""
         batch = BatchRequest.model_validate({"requests": requests})
         return _json(self._studio.submit_batch(batch, self._client(request)))
@@ -180,6 +187,17 @@ class Endpoints:
         """Jobs, newest first; `status` is one of pending, processing, completed, failed, cancelled."""
         asked = JobsRequest.model_validate({"status": status, "page": page, "page_size": page_size})
         return _json(self._studio.jobs(asked.status, asked.page, asked.page_size))
+
+    @sentences
+    def batch(self, batch_id: str) -> Json:
+        """A batch as it is now: how many of its jobs stand where, its progress, and the seconds that it will take."""
+        return _json(self._studio.batch(BatchOfJobs(batch_id=batch_id).batch_id))
+
+    @sentences
+    def cancel_batch(self, batch_id: str, force: bool = False) -> Json:
+        """Cancel the jobs of a batch that wait; with `force` also those that are being processed."""
+        asked = BatchOfJobs(batch_id=batch_id, force=force)
+        return _json(self._studio.cancel_batch(asked.batch_id, asked.force))
 
     @sentences
     def queue_stats(self) -> Json:

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from studio.schemas import (
     AttemptView,
     BatchAccepted,
+    BatchCancelResult,
+    BatchView,
     CancelResult,
     HealthCheck,
     HealthReport,
@@ -29,6 +31,7 @@ from studio.schemas import (
 NOON = datetime(2026, 11, 7, 12, 0, 0, tzinfo=UTC)
 LATER = datetime(2026, 11, 7, 12, 0, 4, tzinfo=UTC)
 JOB_ID = "gen_0f3c9a71d2b84e5690ab"
+BATCH_ID = "batch_3c41d8e07b92fa65"
 FILENAME = f"{JOB_ID}.wav"
 REQUEST = {"prompt": "lo-fi hip hop beat to study to, 80 bpm", "duration": 8.0, "seed": 7}
 BATCH = {
@@ -60,8 +63,15 @@ ACCEPTED = JobAccepted(
     job_id=JOB_ID, status=JobStatus.PENDING, current_step=Step.QUEUED, estimated_time_seconds=4.2, created_at=NOON
 )
 BATCH_ACCEPTED = BatchAccepted(
-    job_ids=[JOB_ID, "gen_5be07d1c3a9f4e2286cd"], total_jobs=2, estimated_total_time_seconds=9.5
+    batch_id=BATCH_ID, job_ids=[JOB_ID, "gen_5be07d1c3a9f4e2286cd"], total_jobs=2, estimated_total_time_seconds=9.5
 )
+BATCH_VIEW = BatchView(
+    batch_id=BATCH_ID, total_jobs=2, jobs_by_status=dict.fromkeys(JobStatus, 0) | {
+        JobStatus.PROCESSING: 1, JobStatus.COMPLETED: 1,
+    },
+    progress=0.75, estimated_time_seconds=2.4, job_ids=BATCH_ACCEPTED.job_ids, created_at=NOON,
+)  # fmt: skip
+BATCH_CANCELLED = BatchCancelResult(batch_id=BATCH_ID, job_ids=BATCH_ACCEPTED.job_ids[1:], cancelled_at=LATER)
 JOB = JobView(
     job_id=JOB_ID, status=JobStatus.COMPLETED, current_step=Step.COMPLETED, progress=1.0,
     prompt="lo-fi hip hop beat to study to, 80 bpm", model="musicgen-mini", duration=8.0, temperature=1.0, top_k=250,
@@ -137,8 +147,8 @@ ERRORS = {
     503: ErrorBody(error="The database does not answer."),
 }
 MEANINGS = {
-    404: "There is no such job or file.",
-    409: "The job is in a state that does not allow this.",
+    404: "There is no such job, batch or file.",
+    409: "The job, or the batch, is in a state that does not allow this.",
     413: "The body is too large.",
     416: "No byte of the file is in the range.",
     422: "The request is not valid; `detail` names each field that is wrong.",

@@ -32,6 +32,7 @@ from studio.api.events import Feed, as_event
 from studio.api.examples import Probe, answers
 from studio.api.security import ErrorResponse, client_of_request
 from studio.errors import (
+    BatchNotFound,
     DatabaseUnavailable,
     DiskFull,
     InvalidRequest,
@@ -44,7 +45,9 @@ from studio.errors import (
 from studio.runtime import Change, Studio
 from studio.schemas import (
     BatchAccepted,
+    BatchCancelResult,
     BatchRequest,
+    BatchView,
     CancelResult,
     GenerationRequest,
     HealthReport,
@@ -76,6 +79,7 @@ STATUS_OF: list[tuple[type[StudioError], int]] = [
     (InvalidRequest, 422),
     (ModelNotFound, 422),
     (JobNotFound, 404),
+    (BatchNotFound, 404),
     (JobConflict, 409),
     (RateLimited, 429),
     (DatabaseUnavailable, 503),
@@ -148,6 +152,7 @@ def _studio(request: Request) -> Studio:
 
 TheStudio = Annotated[Studio, Depends(_studio)]
 JobId = Annotated[str, Path_(description="As `generate` returned it.", examples=[examples.JOB_ID])]
+BatchId = Annotated[str, Path_(description="As `generate/batch` returned it.", examples=[examples.BATCH_ID])]
 
 
 # Jobs
@@ -256,6 +261,46 @@ def retry(studio: TheStudio, request: Request, job_id: JobId) -> JobView:
 def jobs(studio: TheStudio, asked: Annotated[JobsRequest, Query()]) -> JobPage:
     """Jobs, newest first."""
     return studio.jobs(asked.status, asked.page, asked.page_size)
+
+
+# Batches
+
+
+@router.get(
+    "/batches/{batch_id}", tags=["batches"], responses=answers(200, "The batch.", examples.BATCH_VIEW, 404, 503)
+)
+def batch(studio: TheStudio, batch_id: BatchId) -> BatchView:
+    """A batch as it is now: how many of its jobs stand where, its progress, and the seconds that it will take."""
+    return studio.batch(batch_id)
+
+
+@router.delete(
+    "/batches/{batch_id}",
+    tags=["batches"],
+    responses=answers(200, "They are cancelled.", examples.BATCH_CANCELLED, 404, 409, 422, 503),
+)
+def cancel_batch(
+    studio: TheStudio,
+    batch_id: BatchId,
+    force: Annotated[bool, Query(description="Also stop those that are being processed.")] = False,
+) -> BatchCancelResult:
+    """Cancel what is left of a batch: its jobs that wait."""
+    return studio.cancel_batch(batch_id, force)
+
+
+@router.get(
+    "/batches/{batch_id}/zip",
+    tags=["batches"],
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "The zip.", "content": {"application/zip": {"example": "PK…"}}},
+        **answers(404, examples.MEANINGS[404], examples.ERRORS[404], 409, 503),
+    },
+)
+def batch_zip(studio: TheStudio, batch_id: BatchId) -> StreamingResponse:
+    """The finished tracks of a batch, with `manifest.json`: all its jobs, and which file is whose."""
+    headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"'}
+    return StreamingResponse(studio.batch_zip(batch_id), headers=headers, media_type="application/zip")
 
 
 # Audio

@@ -32,7 +32,7 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import Select
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from studio.errors import JobConflict, JobNotFound, LeaseLost
+from studio.errors import BatchNotFound, JobConflict, JobNotFound, LeaseLost
 from studio.schemas import GenerationRequest, JobStatus, Outcome, QueueStats, Step
 from studio.store.db import Database
 from studio.store.tables import (
@@ -145,6 +145,26 @@ class JobQueue:
             if job is None:
                 raise JobConflict(_refusal(_find(session, job_id)))
         return job
+
+    def cancel_batch(self, batch_id: str, force: bool = False) -> Jobs:
+        """Take all jobs of a batch out that wait; with `force` also those that are being made. Returns them.
+
+        Raises:
+            BatchNotFound: unknown.
+            JobConflict: none of its jobs waits.
+        """
+        values = {**_ended(JobStatus.CANCELLED, self._now()), "not_before": None}
+        this = col(Job.batch_id) == batch_id
+        with self._db.write() as session:
+            values["version"] = _next_version(session)
+            if force:
+                self._keep_attempt(session, and_(this, processing), Outcome.CANCELLED)
+            open_ = or_(pending, processing) if force else pending
+            statement = update(Job).where(and_(this, open_)).values(**values).returning(Job)
+            jobs = session.exec(statement, execution_options=_NO_SYNC).scalars().all()
+            if not jobs:
+                raise JobConflict(_batch_refusal(_find_batch(session, batch_id)))
+        return sorted(jobs, key=lambda job: job.id or 0)
 
     def retry(self, job_id: str) -> Job:
         """Let a failed or cancelled job wait again, at the back, with a new series of attempts before it.
@@ -318,6 +338,11 @@ class JobQueue:
         with self._db.read() as session:
             return _find(session, job_id)
 
+    def batch(self, batch_id: str) -> Jobs:
+        """The jobs of a batch, in its order. Raises BatchNotFound."""
+        with self._db.read() as session:
+            return _find_batch(session, batch_id)
+
     def attempts(self, job_id: str) -> list[Attempt]:
         """Those at a job that have ended, the first one first. Raises JobNotFound."""
         order = (col(Attempt.series), col(Attempt.number))
@@ -459,6 +484,13 @@ def _find(session: Session, job_id: str) -> Job:
     return job
 
 
+def _find_batch(session: Session, batch_id: str) -> Jobs:
+    jobs = list(session.exec(select(Job).where(col(Job.batch_id) == batch_id).order_by(col(Job.id))))
+    if not jobs:
+        raise BatchNotFound(batch_id)
+    return jobs
+
+
 def _count(session: Session, where: ColumnElement[bool]) -> int:
     return session.exec(select(func.count()).where(where)).one()
 
@@ -467,6 +499,12 @@ def _refusal(job: Job) -> str:
     if job.status is JobStatus.PROCESSING:
         return "The job is being made; force stops it."
     return f"The job has ended: it is {job.status}."
+
+
+def _batch_refusal(jobs: Jobs) -> str:
+    if any(job.status is JobStatus.PROCESSING for job in jobs):
+        return "No job of the batch waits; force stops those that are being made."
+    return "All jobs of the batch have ended."
 
 
 def _storable(message: str) -> str:

@@ -147,6 +147,7 @@ _partial("claim_model", "status = 'pending' AND not_before IS NULL", col(Job.mod
 _partial("due", "status = 'pending' AND not_before IS NOT NULL", col(Job.not_before), col(Job.id))
 _partial("oldest", "status = 'pending'", col(Job.queued_at))
 _partial("finished", "status = 'completed'", col(Job.model), col(Job.id))
+_partial("batch", "batch_id IS NOT NULL", col(Job.batch_id), col(Job.id))
 _partial("filename", "filename IS NOT NULL", col(Job.filename))
 # One for each status: before one for all of them, (status, id), SQLite's planner passes by the claim's.
 _partial("pending", "status = 'pending'", col(Job.id))
