@@ -132,9 +132,17 @@ def _gpu(settings: Settings, gpus: Callable[[], list[Gpu]]) -> HealthCheck:
     return HealthCheck(name="gpu", status=status, message=message, details=details)
 
 
+def living(settings: Settings, workers: Sequence[Beat]) -> list[Beat]:
+    """Those that have beaten lately."""
+    return [worker for worker in workers if _silence_s(worker) <= settings.lease_seconds]
+
+
+def _silence_s(worker: Beat) -> float:
+    return (utcnow() - worker.beat_at).total_seconds()
+
+
 def _queue(settings: Settings, stats: QueueStats, workers: Sequence[Beat]) -> HealthCheck:
-    ages_s = [(utcnow() - worker.beat_at).total_seconds() for worker in workers]
-    alive = [worker for worker, age_s in zip(workers, ages_s, strict=True) if age_s <= settings.lease_seconds]
+    alive = living(settings, workers)
     details = {
         "pending": stats.pending_jobs,
         "processing": stats.processing_jobs,
@@ -149,8 +157,9 @@ def _queue(settings: Settings, stats: QueueStats, workers: Sequence[Beat]) -> He
         plural = "" if stats.pending_jobs == 1 else "s"
         message = f"{stats.pending_jobs} pending job{plural}"
         return HealthCheck(name="queue", status=HEALTHY, message=message, details=details)
-    silence = f"none has been heard of for {min(ages_s):.0f} s" if ages_s else "none has started"
-    return HealthCheck(name="queue", status=UNHEALTHY, message=f"No worker is alive: {silence}", details=details)
+    silence = min(map(_silence_s, workers), default=None)
+    since = "none has started" if silence is None else f"none has been heard of for {silence:.0f} s"
+    return HealthCheck(name="queue", status=UNHEALTHY, message=f"No worker is alive: {since}", details=details)
 
 
 def _disk_space(settings: Settings) -> HealthCheck:

@@ -81,6 +81,7 @@ class RateLimiter:
         wait_s = self._take(_key(client), cost)
         if wait_s:
             self._refused()
+            logger.info("Rate limit exceeded: %s", client, extra={"requests": cost, "retry_after_seconds": wait_s})
             raise RateLimited(wait_s)
 
     def __len__(self) -> int:
@@ -197,7 +198,8 @@ def _bursts(settings: Settings) -> list[RateLimitItem]:
     text = settings.rate_limit_burst
     if not text:
         return []
-    return parse_many(f"{text}/second" if text.isdecimal() else text)
+    limits: list[RateLimitItem] = parse_many(f"{text}/second" if text.isdecimal() else text)
+    return limits
 
 
 def _window(limit: RateLimitItem) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from studio.engine.catalog import ModelInfo
 from studio.engine.loader import engine_loader
 from studio.errors import ConfigurationError, JobConflict, JobNotFound
 from studio.limits import RateLimiter
+from studio.metrics import Census, Metrics
 from studio.schemas import (
     AttemptView,
     BatchAccepted,
@@ -88,8 +89,9 @@ class Studio:
         self.settings = settings or Settings()
         self._db = Database(self.settings.resolved_database_url)
         self._queue = JobQueue(self._db)
-        self._limiter = RateLimiter(self.settings)
-        self._worker = Worker(self._queue, self.settings, load or engine_loader(self.settings))
+        self._metrics = Metrics(version("studio"), self._census)
+        self._limiter = RateLimiter(self.settings, refused=self._metrics.refused)
+        self._worker = Worker(self._queue, self.settings, load or engine_loader(self.settings), self._metrics)
         self._started_at = time.monotonic()
 
     # Life
@@ -309,7 +311,27 @@ class Studio:
         """Whether requests can be taken."""
         return self.health().status is not HealthStatus.UNHEALTHY
 
+    def metrics(self) -> bytes:
+        """The figures for Prometheus, in its text format; answers in bounded time."""
+        return self._metrics.render()
+
     # Parts
+
+    def _census(self) -> Census:
+        self._db.ping(health.PING_TIMEOUT_S)
+        stats = self._queue.stats()
+        _, cancelled = self._queue.list(JobStatus.CANCELLED, page=1, page_size=1)
+        return Census(
+            jobs={
+                JobStatus.PENDING: stats.pending_jobs,
+                JobStatus.PROCESSING: stats.processing_jobs,
+                JobStatus.COMPLETED: stats.completed_jobs,
+                JobStatus.FAILED: stats.failed_jobs,
+                JobStatus.CANCELLED: cancelled,
+            },
+            oldest_pending_age_s=stats.oldest_pending_job_age_seconds,
+            workers_alive=len(health.living(self.settings, self._queue.workers())),
+        )
 
     def _resolve(self, request: GenerationRequest) -> GenerationRequest:
         info = catalog.resolve(request.model or self.settings.model_name, self.settings)

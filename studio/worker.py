@@ -15,8 +15,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import psutil
 
@@ -49,24 +50,33 @@ def recover(queue: JobQueue, settings: Settings) -> Recovered:
     return recovered
 
 
+class Observer(Protocol):
+    """Hears of what the worker has done, for statistics."""
+
+    def step_ended(self, step: Step, seconds: float) -> None: ...
+    def track_made(self, audio_s: float, took_s: float) -> None: ...
+
+
 @dataclass
 class _InFlight:
     """A job in a slot."""
 
     claim: Claim
     admitted_at: float  # monotonic seconds
+    encoded_at: float = field(default_factory=time.monotonic)
     written_at: float = 0.0  # when its progress was last written
 
 
 class Worker:
     """Works the queue in a thread of its own until `stop`."""
 
-    def __init__(self, queue: JobQueue, settings: Settings, load: EngineLoader) -> None:
+    def __init__(self, queue: JobQueue, settings: Settings, load: EngineLoader, observer: Observer) -> None:
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self.engine: Engine | None = None
         self._queue = queue
         self._settings = settings
         self._load = load
+        self._observer = observer
         self._in_flight: dict[str, _InFlight] = {}
         self._waiting: list[Claim] = []  # claimed for another model, which is loaded once the slots are empty
         self._dropped: set[str] = set()  # jobs to evict before the next step
@@ -176,7 +186,9 @@ class Worker:
                 self._waiting.remove(claim)
             self._end_badly(claim, error)
             return False
-        logger.info("Model loaded", extra={"model": model, "seconds": round(time.monotonic() - started, 2)})
+        took_s = time.monotonic() - started
+        self._observer.step_ended(Step.LOADING_MODEL, took_s)
+        logger.info("Model loaded", extra={"model": model, "seconds": round(took_s, 2)})
         return True
 
     def _loading_progress(self, claim: Claim) -> Callable[[float, str], None]:
@@ -197,7 +209,8 @@ class Worker:
             self._queue.advance(claim, Step.ENCODING_PROMPT, LOADED)
             admitted_at = time.monotonic()
             engine.admit(claim.job_id, claim.request)
-            self._in_flight[claim.job_id] = _InFlight(claim, admitted_at)
+            job = self._in_flight[claim.job_id] = _InFlight(claim, admitted_at)
+            self._observer.step_ended(Step.ENCODING_PROMPT, job.encoded_at - admitted_at)
             self._queue.advance(claim, Step.GENERATING, LOADED)
         except Exception as error:
             self._free(claim.job_id)
@@ -240,6 +253,8 @@ class Worker:
     def _save(self, job: _InFlight, clip: Clip) -> None:
         assert self.engine is not None
         claim = job.claim
+        decoded_at = time.monotonic()
+        self._observer.step_ended(Step.GENERATING, decoded_at - job.encoded_at)
         self._queue.advance(claim, Step.SAVING, DECODED)
         path = self._settings.audio_dir / f"{claim.job_id}.{FORMAT}"
         info = write_track(path, clip, claim.request, {"precision": self.engine.precision})
@@ -257,6 +272,8 @@ class Worker:
                 path.unlink(missing_ok=True)
             raise
         self._free(claim.job_id)
+        self._observer.step_ended(Step.SAVING, time.monotonic() - decoded_at)
+        self._observer.track_made(track.duration, track.generation_time_seconds)
         _log(logging.INFO, "Job completed", claim, seconds=round(track.generation_time_seconds, 2))
 
     # Endings
@@ -274,7 +291,7 @@ class Worker:
                 _log(logging.ERROR, f"Job failed after {claim.retry_count} retries", claim, error)
                 return
             attempt = claim.retry_count + 1
-            _log(logging.WARNING, "Job failed, will retry", claim, error, attempt=attempt, delay_seconds=wait_s)
+            _log(logging.WARNING, "Job failed, will retry", claim, error, f" (attempt {attempt})", delay_seconds=wait_s)
         except LeaseLost:
             self._let_go(claim)
 
@@ -398,5 +415,8 @@ def _sentence(error: Exception) -> str:
     return str(error) if isinstance(error, StudioError) else f"{type(error).__name__}: {error}"
 
 
-def _log(level: int, message: str, claim: Claim, error: Exception | None = None, **fields: object) -> None:
-    logger.log(level, "%s: %s", message, claim.job_id, exc_info=error, extra={"job_id": claim.job_id, **fields})
+def _log(
+    level: int, message: str, claim: Claim, error: Exception | None = None, end: str = "", **fields: object
+) -> None:
+    text = f"{message}: {claim.job_id}{end}"
+    logger.log(level, "%s", text, exc_info=error, extra={"job_id": claim.job_id, **fields})

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
+from studio import GenerationRequest, Settings, Studio
 from studio.log import JsonLines, TextLines
+from tests.fakes import load_sine
+from tests.serving import API, served
 
 
 def record(message: str, *arguments: object, **extra: object) -> logging.LogRecord:
@@ -39,3 +43,54 @@ def test_a_stack_trace_is_kept(formatter: logging.Formatter) -> None:
         event = record("Job failed")
         event.exc_info = (type(error), error, error.__traceback__)
     assert "ValueError: broken" in formatter.format(event)
+
+
+# What a job's life looks like
+
+
+def life(data_dir: Path, prompt: str, **fields: object) -> str:
+    """Run a job to its end; its id."""
+    settings = Settings.model_validate({"data_dir": data_dir, "retry_delay_seconds": 0.01, **fields})
+    with Studio(settings, load_sine) as studio:
+        job_id = studio.submit(GenerationRequest(prompt=prompt, duration=1.0)).job_id
+        *_, last = studio.watch(job_id, timeout_s=60)
+    assert last.status.ended
+    return job_id
+
+
+def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == level]
+
+
+def test_a_job_that_keeps_failing_is_told_in_the_words_that_were_promised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "studio")
+    job_id = life(tmp_path, "explode now", max_retries=2)
+    assert f"Job enqueued: {job_id}" in messages(caplog, logging.INFO)
+    assert messages(caplog, logging.WARNING) == [
+        f"Job failed, will retry: {job_id} (attempt 1)",
+        f"Job failed, will retry: {job_id} (attempt 2)",
+    ]
+    assert messages(caplog, logging.ERROR) == [f"Job failed after 2 retries: {job_id}"]
+    failures = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    for record in failures:
+        assert record.__dict__["job_id"] == job_id
+        assert "RuntimeError: the engine exploded" in TextLines().format(record)
+        assert "Traceback" in json.loads(JsonLines().format(record))["stack"]
+
+
+def test_a_job_that_succeeds_is_told_in_three_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "studio")
+    job_id = life(tmp_path, "sad piano")
+    about = [message for message in messages(caplog, logging.INFO) if job_id in message]
+    assert about == [f"Job enqueued: {job_id}", f"Job started: {job_id}", f"Job completed: {job_id}"]
+
+
+def test_the_server_writes_no_line_for_a_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with served(tmp_path) as server:
+        caplog.clear()
+        server.http.get(f"{API}/health/live")
+        server.http.get(f"{API}/jobs/gen_0000000000000000")
+        assert not [record for record in caplog.records if record.name.startswith("uvicorn")]

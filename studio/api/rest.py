@@ -42,6 +42,7 @@ from studio.errors import (
     RateLimited,
     StudioError,
 )
+from studio.metrics import CONTENT_TYPE as METRICS
 from studio.runtime import Change, Studio
 from studio.schemas import (
     BatchAccepted,
@@ -413,6 +414,16 @@ async def ready(studio: TheStudio, request: Request, response: Response) -> Prob
 async def live() -> Probe:
     """Whether the server runs at all: for whoever would restart it."""
     return examples.LIVE
+
+
+def scrape(studio: Studio) -> Callable[[], Coroutine[Any, Any, Response]]:
+    """The route for Prometheus, which asks at the server's root. One look at the database at a time."""
+    thread = CapacityLimiter(1)
+
+    async def metrics() -> Response:
+        return Response(await to_thread.run_sync(studio.metrics, limiter=thread), media_type=METRICS)
+
+    return metrics
 
 
 # Documentation, from this machine: no content delivery network

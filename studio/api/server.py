@@ -88,6 +88,7 @@ def _build(studio: Studio, closing: threading.Event) -> FastAPI:
     from studio.ui import blocks
 
     app = FastAPI(openapi_url=None)
+    app.add_api_route("/metrics", rest.scrape(studio), include_in_schema=False)
     app.add_middleware(_Below, prefix=rest.PREFIX, below=rest.build(studio, closing))
     page = blocks.build(studio)
     with page:
