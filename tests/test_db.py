@@ -18,6 +18,15 @@ from studio.store.db import Database, refuse_network_file_system
 from studio.store.tables import Worker
 
 
+def test_a_damaged_file_is_said_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "studio.db"
+    path.write_bytes(b"no database" * 1000)
+    database = Database(f"sqlite:///{path}")
+    with pytest.raises(DatabaseUnavailable, match="file is not a database"):
+        database.migrate()
+    database.close()
+
+
 def a_worker(worker_id: str) -> Worker:
     return Worker.model_validate({"worker_id": worker_id, "host": "here", "pid": 1, "process_started_at": 0.0})
 

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
@@ -290,6 +290,11 @@ def _translated() -> Iterator[None]:
     except (OperationalError, InterfaceError, PoolTimeout) as error:
         full = "disk is full" in str(error) or getattr(getattr(error, "orig", None), "sqlstate", "") == "53100"
         raise DiskFull() if full else DatabaseUnavailable(_reason(error)) from error
+    except DatabaseError as error:
+        damaged = ("file is not a database", "malformed")  # SQLite's words
+        if any(words in str(error.orig) for words in damaged):
+            raise DatabaseUnavailable(_reason(error)) from error
+        raise
 
 
 def _reason(error: Exception) -> str:
