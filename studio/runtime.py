@@ -50,7 +50,7 @@ from studio.schemas import (
 )
 from studio.settings import Settings
 from studio.store.db import Database
-from studio.store.queue import JobQueue
+from studio.store.queue import JobQueue, Place
 from studio.store.tables import Attempt, Job
 from studio.worker import Worker, recover
 
@@ -171,7 +171,7 @@ class Studio:
     def jobs(self, status: JobStatus | None = None, page: int = 1, page_size: int = 20) -> JobPage:
         """Jobs, newest first; pages count from 1."""
         rows, total = self._queue.list(status, page, page_size)
-        return JobPage(jobs=[self._view(row) for row in rows], total=total, page=page, page_size=page_size)
+        return JobPage(jobs=self._views(rows), total=total, page=page, page_size=page_size)
 
     def cancel(self, job_id: str, force: bool = False) -> CancelResult:
         """Cancel a job that waits; with `force` also one that is being processed, at its next decode step.
@@ -216,7 +216,7 @@ class Studio:
 
     def batch(self, batch_id: str) -> BatchView:
         """A batch as it is now. Raises BatchNotFound."""
-        views = [self._view(row) for row in self._queue.batch(batch_id)]
+        views = self._views(self._queue.batch(batch_id))
         left = [view.estimated_time_seconds for view in views if view.estimated_time_seconds is not None]
         return BatchView(
             batch_id=batch_id,
@@ -348,23 +348,30 @@ class Studio:
         self._worker.wake()
 
     def _view(self, job: Job) -> JobView:
-        position = self._queue.position(job) if job.status is JobStatus.PENDING else None
+        position = self._queue.position(job)
+        return self._as_view(job, None if position is None else Place(position, self._queue.seconds_ahead(job)))
+
+    def _views(self, jobs: list[Job]) -> list[JobView]:
+        places = self._queue.places(jobs)
+        return [self._as_view(job, places.get(job.job_id)) for job in jobs]
+
+    def _as_view(self, job: Job, place: Place | None) -> JobView:
         return JobView(
             **job.model_dump(include=_SHARED_FIELDS),
-            queue_position=position,
-            estimated_time_seconds=self._estimate(job, position),
+            queue_position=place and place.position,
+            estimated_time_seconds=self._estimate(job, place),
             file_url=FILES_URL + job.filename if job.filename else None,
             metadata=_track_info(job),
         )
 
-    def _estimate(self, job: Job, position: int | None) -> float | None:
+    def _estimate(self, job: Job, place: Place | None) -> float | None:
         """Seconds until the job has finished, from how long finished jobs took; nothing for one that ended."""
         if JobStatus(job.status).ended:
             return None
         own = self._queue.predict(job.model, job.duration)
-        if position is None:
+        if place is None:
             return round(own * (1.0 - job.progress), 1)
-        return round(own + self._queue.seconds_ahead(job), 1)
+        return round(own + place.seconds_ahead, 1)
 
 
 def _make_writable(data_dir: Path) -> None:

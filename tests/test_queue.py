@@ -559,6 +559,27 @@ def test_positions_are_exact(queue: JobQueue, clock: Clock) -> None:
     assert claim.job_id == ids[1]
 
 
+def test_the_places_of_a_page_are_those_of_each_job(queue: JobQueue, clock: Clock) -> None:
+    for model, seconds in (("a", 4.0), ("b", 20.0)):
+        add(queue, model=model)
+        finish(queue, generation_time_seconds=seconds)
+    add(queue, 3, model="a")
+    clock.tick(1)
+    add(queue, 2, model="b", duration=20.0)
+    add(queue, 2, model="c")
+    for seconds in (9.0, 5.0):
+        queue.fail(take(queue), "later", seconds)
+    running = take(queue)
+    queue.advance(running, Step.GENERATING, 0.25)
+    jobs, _ = queue.list(None, 1, 20)
+    places = queue.places(jobs)
+    one_by_one = {job.job_id: (queue.position(job), queue.seconds_ahead(job)) for job in jobs}
+    waiting = {job_id: place for job_id, place in one_by_one.items() if place[0] is not None}
+    assert sorted(place.position for place in places.values()) == [1, 2, 3, 4, 5, 6]
+    assert {job_id: (place.position, pytest.approx(place.seconds_ahead)) for job_id, place in places.items()} == waiting
+    assert queue.places([queue.get(running.job_id)]) == queue.places([]) == {}
+
+
 def test_stats_are_exact(queue: JobQueue, clock: Clock) -> None:
     empty = queue.stats()
     assert empty.pending_jobs == empty.processing_jobs == empty.completed_jobs == empty.failed_jobs == 0

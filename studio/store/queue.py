@@ -19,6 +19,7 @@ from sqlalchemy import (
     ColumnElement,
     Update,
     and_,
+    case,
     delete,
     exists,
     func,
@@ -103,6 +104,14 @@ class Pace:
 
     def seconds(self, duration: float, jobs: int = 1) -> float:
         return self.per_job * jobs + self.per_second * duration
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands that waits."""
+
+    position: int  # 1 is next
+    seconds_ahead: float  # of work before it, one job after another
 
 
 GUESSED_PACE = Pace(per_second=1.0, per_job=0.0)  # real time, until a first job has finished
@@ -425,6 +434,21 @@ class JobQueue:
         paces = {model: self.pace(model) or GUESSED_PACE for model, _, _ in rows}
         return sum(paces[model].seconds(duration, jobs) for model, jobs, duration in rows)
 
+    def places(self, jobs: Collection[Job]) -> dict[str, Place]:
+        """`position` and `seconds_ahead` of those that wait, by job id: one pass over the queue for all of them."""
+        wanted = [job.job_id for job in jobs if job.status is JobStatus.PENDING]
+        if not wanted:
+            return {}
+        with self._db.read() as session:
+            running = session.exec(_load(processing, 1.0 - col(Job.progress))).all()
+            models = session.exec(select(col(Job.model)).where(claimable).distinct()).all()
+            models = {*models, *session.exec(select(col(Job.model)).where(waiting).distinct())}
+        paces = {model: self.pace(model) or GUESSED_PACE for model in {*models, *(row[0] for row in running)}}
+        first_s = sum(paces[model].seconds(duration, count) for model, count, duration in running)
+        with self._db.read() as session:
+            rows = session.connection().execute(_ranked(paces, wanted)).all()
+        return {job_id: Place(position, first_s + (before or 0.0)) for job_id, position, before in rows}
+
     def filenames(self, among: Collection[str] | None = None) -> set[str]:
         """The files of all tracks, or those of them that are `among` the given ones."""
         where = col(Job.filename).is_not(None) if among is None else col(Job.filename).in_(among)
@@ -570,6 +594,22 @@ def _ahead(job: Job) -> list[ColumnElement[bool]]:
         return [and_(claimable, tuple_(*CLAIM_ORDER) < _tuple(job.priority, job.queued_at, job.id))]
     due = tuple_(col(Job.not_before), col(Job.id)) < _tuple(job.not_before, job.id)
     return [claimable, and_(waiting, due)]
+
+
+def _ranked(paces: dict[str, Pace], wanted: Collection[str]) -> Any:
+    """Of the wanted jobs: id, position, and the seconds of the jobs before it that wait (null for the first)."""
+    seconds = case(
+        *(
+            (col(Job.model) == model, pace.per_job + pace.per_second * col(Job.duration))
+            for model, pace in paces.items()
+        ),
+        else_=0.0,
+    )
+    order = (case((col(Job.not_before).is_(None), 0), else_=1), col(Job.not_before), *CLAIM_ORDER)
+    place = func.row_number().over(order_by=order).label("place")
+    before = func.sum(seconds).over(order_by=order, rows=(None, -1)).label("before")
+    all_ = select(col(Job.job_id), place, before).where(pending).subquery()
+    return select(all_.c.job_id, all_.c.place, all_.c.before).where(all_.c.job_id.in_(wanted))
 
 
 def _tuple(*values: Any) -> Any:
