@@ -441,9 +441,10 @@ class JobQueue:
             return {}
         with self._db.read() as session:
             running = session.exec(_load(processing, 1.0 - col(Job.progress))).all()
-            models = session.exec(select(col(Job.model)).where(claimable).distinct()).all()
-            models = {*models, *session.exec(select(col(Job.model)).where(waiting).distinct())}
-        paces = {model: self.pace(model) or GUESSED_PACE for model in {*models, *(row[0] for row in running)}}
+            models = {row[0] for row in running}
+            for part in (claimable, waiting):
+                models.update(session.exec(select(col(Job.model)).where(part).distinct()))
+        paces = {model: self.pace(model) or GUESSED_PACE for model in models}
         first_s = sum(paces[model].seconds(duration, count) for model, count, duration in running)
         with self._db.read() as session:
             rows = session.connection().execute(_ranked(paces, wanted)).all()
