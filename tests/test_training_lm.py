@@ -17,7 +17,7 @@ from torch import Tensor
 from studio.engine.text import WordPieces
 from studio.engine.transformer import DecoderConfig
 from studio.errors import CheckpointError, ConfigurationError
-from studio.training import lm, text
+from studio.training import lm, reading, text
 from studio.training.captions import captions
 from studio.training.compose import compose
 from studio.training.config import MINI, read
@@ -25,7 +25,8 @@ from studio.training.config import MINI, read
 SMALL = DecoderConfig(dim=32, heads=2, layers=2, ffn=64, cardinality=16)
 TINY = lm.LmTraining(
     dim=32, heads=2, layers=2, ffn=64, minutes=0.02, warmup_minutes=0.001, crop_frames=40, crop_batch=4,
-    full_frames=60, full_batch=2, held_out_pieces=4, held_out_every_minutes=0.01, log_every=2, device="cpu",
+    full_frames=60, full_batch=2, held_out_pieces=4, held_out_every_minutes=0.01, log_every=2,
+    reading_steps=2, device="cpu",
 )  # fmt: skip
 
 
@@ -76,6 +77,14 @@ def test_training_learns_which_codes_a_piece_has(coded_music: Path) -> None:
         batch = music.batch(step, TINY.crop_frames, TINY.crop_batch, TINY)
         losses.append(lm.advance(state, state.model, replace(TINY, minutes=60), batch).mean().item())
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_the_conditioner_learns_to_read_before_it_is_listened_to(coded_music: Path) -> None:
+    pieces = WordPieces.load(coded_music / "text")
+    music = lm.CodedMusic(coded_music / "train", pieces)
+    conditioner = lm.LanguageModel(SMALL, pieces.table.shape[1]).conditioner
+    found = reading.teach(conditioner, pieces, music.descriptions, steps=60)
+    assert found["genre"] > 0.5
 
 
 def test_a_run_writes_its_losses_with_and_without_prompts(coded_music: Path, tmp_path: Path) -> None:

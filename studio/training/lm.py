@@ -29,6 +29,7 @@ from studio.engine.text import WordPieceConditioner, WordPieces
 from studio.engine.transformer import DecoderConfig
 from studio.training.captions import caption
 from studio.training.compose import Description
+from studio.training.reading import teach
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +53,14 @@ class LmTraining:
     muon_learning_rate: float = 4e-3  # of the layers' matrices
     weight_decay: float = 0.05
     clip: float = 1.0  # norm of the gradient
-    crop_frames: int = 400  # of most batches
-    crop_batch: int = 12
+    crop_frames: int = 100  # of most batches; short ones teach a step many prompts
+    crop_batch: int = 48
     full_frames: int = 1500  # of the other ones: a whole piece
     full_batch: int = 3
     full_share: float = 0.25  # of the steps, once they have begun
     full_after: float = 0.15  # of the minutes
-    from_start_share: float = 0.5  # of the crops begin where the piece begins
+    from_start_share: float = 0.05  # of the crops begin where the piece begins; more, and openings are learned by heart
+    reading_steps: int = 400  # of the conditioner alone, before everything else
     null_share: float = 0.12  # of the prompts are dropped, for classifier-free guidance
     codebook_weights: tuple[float, ...] = (1.6, 1.0, 0.7, 0.7)
     start_weight: float = 6.0  # of a sequence's first frame; a prompt says most where no music has been heard yet
@@ -363,6 +365,9 @@ def train(config: LmTraining, codes_dir: Path, text_dir: Path, out_dir: Path) ->
     state = resume(config, pieces.table.shape[1], out_dir, device)
     music, held_out = CodedMusic(codes_dir / "train", pieces), CodedMusic(codes_dir / "heldout", pieces)
     assert len(music), f"no codes in {codes_dir / 'train'}"
+    if state.step == 0:
+        teach(state.model.conditioner, pieces, music.descriptions, config.reading_steps, config.seed)
+        state.average.load_state_dict(state.model.state_dict())
     judged = held_out.first(config.held_out_pieces, config.full_frames) if len(held_out) else None
     with Journal(out_dir / JOURNAL, config) as journal:
         _run(state, config, music, judged, journal, out_dir)
