@@ -21,6 +21,7 @@ from typing import Protocol
 
 import psutil
 
+from studio.audio import loudness
 from studio.audio.files import FORMAT, write_track
 from studio.backoff import next_attempt_s
 from studio.clip import Clip
@@ -123,6 +124,7 @@ class Worker:
     # The loop
 
     def _run(self) -> None:
+        loudness.prepare()
         while not self._stopping.is_set():
             try:
                 busy = self._turn()

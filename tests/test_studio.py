@@ -32,12 +32,12 @@ def settings(tmp_path: Path, **fields: object) -> Settings:
 
 
 def finish(studio: Studio, job_id: str) -> JobView:
-    *_, last = studio.watch(job_id, timeout_s=20)
+    *_, last = studio.watch(job_id, timeout_s=60)
     assert last.status.ended, last
     return last
 
 
-def until(condition: object, timeout_s: float = 10.0) -> None:
+def until(condition: object, timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -90,7 +90,7 @@ def test_a_drawn_seed_and_the_default_model_are_reported(studio: Studio) -> None
 
 
 def test_steps_come_in_order_and_progress_never_falls(slow_studio: Studio) -> None:
-    views = list(slow_studio.watch(slow_studio.submit(ask(duration=1.5)).job_id, timeout_s=20))
+    views = list(slow_studio.watch(slow_studio.submit(ask(duration=1.5)).job_id, timeout_s=60))
     order = list(Step)
     steps = [order.index(view.current_step) for view in views]
     assert steps == sorted(steps)

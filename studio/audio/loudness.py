@@ -23,6 +23,11 @@ def normalise(clip: Clip) -> Clip:
     return Clip((clip.samples * gain).astype(np.float32), clip.sample_rate)
 
 
+def prepare() -> None:
+    """Import what takes a second to import, so that the first track does not wait for it."""
+    import pyloudnorm  # noqa: F401
+
+
 def integrated(clip: Clip) -> float:
     """Integrated loudness in LUFS; minus infinity for silence and for clips under 0.4 s."""
     import pyloudnorm
