@@ -120,7 +120,7 @@ def losses(place: Place) -> dict[str, Any]:
 
 def generate(config: Evaluation, assets: Path, prompts: Sequence[str]) -> list[Audio]:
     """A clip [T] for each prompt, through the studio's engine; the prompt's number is its seed."""
-    engine = load_engine("musicgen-mini", Settings(model_name=str(assets), slots=config.slots), lambda *_: None)
+    engine = load_engine(str(assets), Settings(model_name=str(assets), slots=config.slots), lambda *_: None)
     waiting, clips = list(enumerate(prompts)), dict[str, Audio]()
     while len(clips) < len(prompts):
         while waiting and engine.free_slots:
