@@ -98,14 +98,16 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
   form, human timing) and rendered through MuseScore's General MIDI soundfont (MIT). No recording by anybody is in it.
 - **Captions.** Written by `captions` from what is true of the piece; fresh ones at every step.
 - **Words.** The table is distilled from all-MiniLM-L6-v2 (Apache-2.0): principal components of what the model makes of
-  "<word> music" and of its raw embeddings.
+  "<word> music" and of its raw embeddings. The conditioner learns to read captions before the rest begins.
 - **Codec.** `studio/engine/spectral_codec.py`: ConvNeXt on STFT frames, residual vector quantiser, inverse STFT.
 - **Language model.** {steps} steps in {minutes} minutes on two CPU cores; Muon and AdamW; a moving average
   of the weights.
 
 ## What to expect
 General MIDI instruments, no voices, no recordings' sound. It knows the genres, instruments, moods and tempi of its
-composer, and words near to them; it follows "drums" or "no drums" and "slow" or "fast" better than fine wishes.
+composer, and words near to them. Version 0.1 trained for less than an hour and too short on whole pieces: it follows
+"drums" and "no drums", hears an instrument's kind, a genre and a tempo only now and then, and wanders after some
+seconds. How to make a better one is in `studio/training/mini.toml`.
 
 ## Licence
 The weights are CC0 1.0: do what you like. The table of word meanings derives from all-MiniLM-L6-v2 (Apache-2.0).
