@@ -15,7 +15,10 @@ from studio.api.security import BODY_MAX_BYTES
 from tests.serving import API, Served, served
 
 EVIL = "https://evil.example"
-NAMES = ("generate", "generate_and_wait", "generate_batch", "job", "cancel", "jobs", "queue_stats", "health")
+NAMES = (
+    "generate", "generate_and_wait", "generate_batch", "job", "attempts", "cancel", "retry", "jobs", "batch",
+    "cancel_batch", "queue_stats", "health",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
