@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from studio import log
+from studio.engine import loader
 from studio.engine.catalog import CATALOG
 from studio.errors import StudioError
 from studio.runtime import Studio
@@ -25,6 +26,8 @@ from studio.settings import ENV_PREFIX, Settings
 from studio.training.cli import app as train_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+bench_app = typer.Typer(no_args_is_help=True, help="Measure: a table for people, one JSON line for programs.")
+app.add_typer(bench_app, name="bench")
 app.add_typer(train_app, name="train", help="Make musicgen-mini: data, codec, language model, evaluation.")
 out = Console()
 
@@ -83,6 +86,61 @@ def models() -> None:
             info.name, info.what, f"{info.download_bytes / 1e9:.1f} GB" if info.download_bytes else "–", info.licence
         )
     out.print(table)
+
+
+@bench_app.command("queue")
+def bench_queue(
+    url: Annotated[str | None, typer.Option(help="a PostgreSQL database to measure on as well")] = None,
+) -> None:
+    """Enqueue, status, claim and start-up at 1,000 and 100,000 waiting jobs, on SQLite and PostgreSQL."""
+    from studio.bench import queue
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # takes the servers and files that it made along
+    with errors_to_sentences():
+        if not queue.run(url):
+            raise SystemExit(1)
+
+
+@bench_app.command("service")
+def bench_service(
+    paced: Annotated[bool, typer.Option(help="the estimates alone, of an engine whose time is known")] = False,
+) -> None:
+    """First page, music cold and warm, requests a second, and how true the estimates of time are."""
+    from studio.bench import service
+
+    with errors_to_sentences():
+        service.run(paced)
+
+
+@bench_app.command("decode")
+def bench_decode(
+    model: Annotated[str, typer.Option(help="mini with its weights; small, medium, large with random ones")] = "small",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, int8")] = "auto",
+    slots: Annotated[int, typer.Option(min=1, help="requests at once")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.5, max=30, help="of music")] = 2.0,
+    against: Annotated[str, typer.Option(help="audiocraft, transformers, or both with a comma between")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="so often each makes its music, by turns")] = 3,
+) -> None:
+    """What a decode step costs, beside audiocraft's and transformers'."""
+    with errors_to_sentences():
+        loader.share_the_cpu()
+        from studio.bench import decode
+
+        decode.run(model, precision, slots, seconds, [name for name in against.split(",") if name], rounds)
+
+
+@bench_app.command("quality")
+def bench_quality(
+    codes: Annotated[Path, typer.Option(help="a folder of held-out codes_*.npy with their captions")],
+    pieces: Annotated[int, typer.Option(min=1)] = 16,
+    seconds: Annotated[float, typer.Option(min=1, max=30, help="of each piece")] = 10.0,
+) -> None:
+    """What bf16 and int8 cost in quality: their distributions beside fp32's, and the loss, on musicgen-mini."""
+    with errors_to_sentences():
+        loader.share_the_cpu()
+        from studio.bench import decode
+
+        decode.quality(codes, pieces, seconds, ["bf16", "int8"])
 
 
 @app.command("settings")

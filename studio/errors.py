@@ -27,6 +27,10 @@ class InvalidRequest(StudioError):
         super().__init__(f"{field}: {reason}")
 
 
+class SheetUnreadable(StudioError):
+    """This is not a sheet of requests."""
+
+
 class JobNotFound(StudioError):
     """There is no such job."""
 

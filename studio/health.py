@@ -1,6 +1,7 @@
 """Four checks and their sum. Knows what is healthy, not where the figures come from: callables are passed in.
 
-The checks run side by side, each in a thread of its own, and one that hangs does not hold up the answer.
+The checks run side by side, each in a thread of its own, and one that hangs does not hold up the answer: who asks
+meanwhile waits for the same thread, within the same bounds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from studio.errors import StudioError
-from studio.schemas import CheckName, HealthCheck, HealthReport, HealthStatus, QueueStats, utcnow
+from studio.schemas import CheckName, HealthCheck, HealthReport, HealthStatus, QueueState, QueueStats, utcnow
 from studio.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class Beat(Protocol):
     @property
     def model(self) -> str | None: ...
     @property
+    def slots(self) -> int: ...
+    @property
     def beat_at(self) -> datetime: ...
 
 
@@ -47,66 +50,87 @@ class Gpu:
     name: str
     memory_total_gb: float | None
     memory_free_gb: float | None
+    busy_percent: float | None = None
 
 
-def check(
-    settings: Settings,
-    *,
-    ping: Callable[[float], float],
-    stats: Callable[[], QueueStats],
-    workers: Callable[[], Sequence[Beat]],
-    version: str,
-    uptime_s: float,
-    gpus: Callable[[], list[Gpu]] | None = None,
-) -> HealthReport:
-    """Run all checks; answers within `CHECK_TIMEOUT_S`.
+class Checkup:
+    """The four checks of one studio. Thread-safe; one that hangs holds one thread, however often it is asked.
 
     Args:
         ping: runs a real query within the given seconds and returns how many it took.
-        stats, workers: the queue's figures, and its workers' last beats.
+        stats, workers, state: the queue's figures, its workers' last beats, and whether it is paused.
         gpus: the host's GPUs; the driver is asked when absent.
     """
-    checks = _side_by_side(
-        {
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ping: Callable[[float], float],
+        stats: Callable[[], QueueStats],
+        workers: Callable[[], Sequence[Beat]],
+        state: Callable[[], QueueState],
+        version: str,
+        gpus: Callable[[], list[Gpu]] | None = None,
+    ) -> None:
+        self._version = version
+        self._checks: dict[CheckName, Callable[[], HealthCheck]] = {
             "database": lambda: _database(ping),
             "gpu": lambda: _gpu(settings, gpus or nvidia_smi),
-            "queue": lambda: _queue(settings, stats(), workers()),
+            "queue": lambda: _queue(settings, stats(), workers(), state()),
             "disk_space": lambda: _disk_space(settings),
         }
-    )
-    return HealthReport(
-        status=_sum(checks),
-        checks=checks,
-        version=version,
-        uptime_seconds=round(uptime_s, 1),
-        timestamp=utcnow(),
-    )
+        self._looks: dict[CheckName, _Look] = {}
+        self._lock = threading.Lock()
+
+    def report(self, uptime_s: float) -> HealthReport:
+        """Run all checks side by side; answers within `CHECK_TIMEOUT_S`."""
+        looks = self._begin()
+        deadline = time.monotonic() + CHECK_TIMEOUT_S
+        for look in looks.values():
+            look.join(max(0.0, deadline - time.monotonic()))
+        late = f"No answer within {CHECK_TIMEOUT_S:g} s."
+        checks = {name: look.result or _failed(name, late) for name, look in looks.items()}
+        return HealthReport(
+            status=_sum(checks),
+            checks=checks,
+            version=self._version,
+            uptime_seconds=round(uptime_s, 1),
+            timestamp=utcnow(),
+        )
+
+    def _begin(self) -> dict[CheckName, _Look]:
+        """A look for each check: the one that is under way, or a new one."""
+        with self._lock:
+            for name, check in self._checks.items():
+                if name not in self._looks or not self._looks[name].is_alive():
+                    self._looks[name] = _Look(name, check)
+                    self._looks[name].start()
+            return dict(self._looks)
+
+
+class _Look(threading.Thread):
+    """One check, in a thread that may hang."""
+
+    def __init__(self, check_name: CheckName, check: Callable[[], HealthCheck]) -> None:
+        super().__init__(name=f"check-{check_name}", daemon=True)
+        self._check_name = check_name
+        self._check = check
+        self.result: HealthCheck | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self._check()
+        except StudioError as error:
+            self.result = _failed(self._check_name, str(error))
+        except Exception:
+            logger.exception("A health check failed: %s", self._check_name)
+            self.result = _failed(self._check_name, "The check itself failed; the log says why.")
 
 
 def _sum(checks: dict[CheckName, HealthCheck]) -> HealthStatus:
     found = {result.status for result in checks.values()}
     return next(status for status in (UNHEALTHY, DEGRADED, HEALTHY) if status in found)
-
-
-def _side_by_side(checks: dict[CheckName, Callable[[], HealthCheck]]) -> dict[CheckName, HealthCheck]:
-    results: dict[CheckName, HealthCheck] = {}
-
-    def run(name: CheckName, look: Callable[[], HealthCheck]) -> None:
-        try:
-            results[name] = look()
-        except StudioError as error:
-            results[name] = _failed(name, str(error))
-        except Exception:
-            logger.exception("A health check failed: %s", name)
-            results[name] = _failed(name, "The check itself failed; the log says why.")
-
-    threads = [threading.Thread(target=run, args=item, name=f"check-{item[0]}", daemon=True) for item in checks.items()]
-    deadline = time.monotonic() + CHECK_TIMEOUT_S
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return {name: results.get(name) or _failed(name, f"No answer within {CHECK_TIMEOUT_S:g} s.") for name in checks}
 
 
 def _failed(name: CheckName, message: str) -> HealthCheck:
@@ -141,7 +165,7 @@ def _silence_s(worker: Beat) -> float:
     return (utcnow() - worker.beat_at).total_seconds()
 
 
-def _queue(settings: Settings, stats: QueueStats, workers: Sequence[Beat]) -> HealthCheck:
+def _queue(settings: Settings, stats: QueueStats, workers: Sequence[Beat], state: QueueState) -> HealthCheck:
     alive = living(settings, workers)
     details = {
         "pending": stats.pending_jobs,
@@ -149,13 +173,15 @@ def _queue(settings: Settings, stats: QueueStats, workers: Sequence[Beat]) -> He
         "completed": stats.completed_jobs,
         "failed": stats.failed_jobs,
         "oldest_pending_age_seconds": stats.oldest_pending_job_age_seconds,
+        "paused": state.paused,
         "workers_alive": len(alive),
+        "slots": sum(worker.slots for worker in alive),
         "devices": sorted({worker.device for worker in alive if worker.device}),
         "models": sorted({worker.model for worker in alive if worker.model}),
     }
     if alive:
         plural = "" if stats.pending_jobs == 1 else "s"
-        message = f"{stats.pending_jobs} pending job{plural}"
+        message = f"{stats.pending_jobs} pending job{plural}" + (", and the queue is paused" if state.paused else "")
         return HealthCheck(name="queue", status=HEALTHY, message=message, details=details)
     silence = min(map(_silence_s, workers), default=None)
     since = "none has started" if silence is None else f"none has been heard of for {silence:.0f} s"
@@ -182,7 +208,7 @@ def nvidia_smi() -> list[Gpu]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
-    command = [tool, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    command = [tool, "--query-gpu=name,memory.total,memory.free,utilization.gpu", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -191,9 +217,9 @@ def nvidia_smi() -> list[Gpu]:
 
 
 def _parse(line: str) -> Gpu:
-    """`NVIDIA H200, 143771, 143157`: MiB, or `[N/A]` where the GPU shares the host's memory."""
-    name, total, free = (field.strip() for field in line.rsplit(",", 2))
-    return Gpu(name, _gigabytes(total), _gigabytes(free))
+    """`NVIDIA H200, 143771, 143157, 12`: MiB and percent, or `[N/A]` where the GPU shares the host's memory."""
+    name, total, free, busy = (field.strip() for field in line.rsplit(",", 3))
+    return Gpu(name, _gigabytes(total), _gigabytes(free), float(busy) if busy.isdecimal() else None)
 
 
 def _gigabytes(mebibytes: str) -> float | None:

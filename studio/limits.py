@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import redis
@@ -39,6 +40,18 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+@dataclass(frozen=True)
+class LimiterState:
+    """What the limiter does, for a person who runs the studio."""
+
+    enabled: bool
+    limits: list[str]  # `10 a minute`
+    exempt: list[str]
+    where: str  # the counts lie: `this process`, or `Redis at db.example.org`
+    clients: int  # under a limit that this process counts
+    refusals: int  # of this process, since its start
+
+
 class RateLimiter:
     """Counts what each client was granted. Thread-safe.
 
@@ -52,6 +65,7 @@ class RateLimiter:
         self, settings: Settings, window_s: int = WINDOW_S, refused: Callable[[], None] = lambda: None
     ) -> None:
         self._enabled = settings.rate_limit_enabled
+        self._whitelist = settings.rate_limit_whitelist
         self._exempt = Clients(settings.rate_limit_whitelist)
         minute = RateLimitItemPerSecond(settings.rate_limit_per_minute, window_s)
         self._limits = list({_window(limit): limit for limit in (minute, *_bursts(settings))}.values())
@@ -59,6 +73,7 @@ class RateLimiter:
         self._own = _InMemory(self._limits)
         self._shared = _InRedis(self._limits, settings.rate_limit_storage) if _in_redis(settings) else None
         self._ask_shared_at = self._complain_at = 0.0  # monotonic seconds
+        self._refusals = 0
 
     def check(self) -> None:
         """Raises ConfigurationError when the counts are to lie in Redis, and it does not answer."""
@@ -80,6 +95,7 @@ class RateLimiter:
                 raise InvalidRequest("requests", f"at most {_words(limit)} are allowed, not {cost} at once")
         wait_s = self._take(_key(client), cost)
         if wait_s:
+            self._refusals += 1
             self._refused()
             logger.info("Rate limit exceeded: %s", client, extra={"requests": cost, "retry_after_seconds": wait_s})
             raise RateLimited(wait_s)
@@ -87,6 +103,23 @@ class RateLimiter:
     def __len__(self) -> int:
         """Windows that this process remembers."""
         return len(self._own)
+
+    def state(self) -> LimiterState:
+        """What it does at this moment."""
+        return LimiterState(
+            enabled=self._enabled,
+            limits=[_words(limit) for limit in self._limits],
+            exempt=self._whitelist,
+            where=self._where(),
+            clients=self._own.clients(),
+            refusals=self._refusals,
+        )
+
+    def _where(self) -> str:
+        if self._shared is None:
+            return "this process"
+        away = time.monotonic() < self._ask_shared_at
+        return f"{self._shared} does not answer: each process counts alone" if away else str(self._shared)
 
     def _take(self, key: str, cost: int) -> int:
         now = time.monotonic()
@@ -124,6 +157,14 @@ class _InMemory:
     def __len__(self) -> int:
         return len(self._storage.events)
 
+    def clients(self) -> int:
+        """How many have been granted something lately."""
+        longest = max(self._limits, key=lambda limit: limit.get_expiry())
+        start, end = longest.key_for("*").split("*")
+        with self._lock:
+            self._sweep()
+            return sum(name.startswith(start) and name.endswith(end) for name in self._storage.events)
+
     def _wait_s(self, limit: RateLimitItem, key: str, cost: int) -> int:
         """Whole seconds until so many grants have left the window that `cost` more fit; 0 when they fit now."""
         window_s = limit.get_expiry()
@@ -158,6 +199,9 @@ class _InRedis:
             socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S,
         )  # fmt: skip
         self._script = self._client.register_script(TAKE)
+
+    def __str__(self) -> str:
+        return f"Redis at {self._place}"
 
     def check(self) -> None:
         """Raises ConfigurationError."""

@@ -29,8 +29,12 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        fields = "".join(f" {name}={value!r}" for name, value in _extra(record).items() if name != "job_id")
-        line = f"{moment} {record.levelname:<7} {_one_line(record.getMessage())}{fields}"
+        message = record.getMessage()
+        fields = _extra(record)
+        if "job_id" in fields and str(fields["job_id"]) in message:
+            del fields["job_id"]
+        line = f"{moment} {record.levelname:<7} {_one_line(message)}"
+        line += "".join(f" {name}={value!r}" for name, value in fields.items())
         if record.exc_info:
             line += "\n" + "\n".join(f"    {row}" for row in self.formatException(record.exc_info).splitlines())
         return line

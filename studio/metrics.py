@@ -5,18 +5,31 @@ them; what happens is counted here by whoever observes it, in this process and s
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from studio.errors import StudioError
-from studio.schemas import JobStatus, Step
+from studio.schemas import DeliveryStatus, JobStatus, Step
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-STEP_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+STEP_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+GB = 1e9
+
+
+class Gpu(Protocol):
+    """A GPU as its driver describes it; what it does not tell is None."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def memory_total_gb(self) -> float | None: ...
+    @property
+    def memory_free_gb(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,9 @@ class Census:
 
     jobs: Mapping[JobStatus, int]
     oldest_pending_age_s: float | None
+    paused: bool
     workers_alive: int
+    webhooks_waiting: int
 
 
 class Metrics:
@@ -34,17 +49,25 @@ class Metrics:
     Args:
         version: the studio's.
         census: counts the rows; raises StudioError when the database does not answer, in bounded time.
+        gpus: the GPUs of this machine as they were last seen, at once.
     """
 
-    def __init__(self, version: str, census: Callable[[], Census]) -> None:
+    def __init__(self, version: str, census: Callable[[], Census], gpus: Callable[[], Sequence[Gpu]] = tuple) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Rows(census))
-        self._steps = self._histogram("step_duration_seconds", "How long a step of a job took.", ("step",))
+        self._registry.register(_Gpus(gpus))
+        self._steps = self._histogram(
+            "step_duration_seconds", "How long a step of a job took; `queued` is its first wait.", ("step",)
+        )
         self._audio = self._counter("audio_seconds", "Seconds of audio that were made.")
         self._speed = Gauge(
             "studio_decode_speed", "Seconds of audio per second, of the last job.", registry=self._registry
         )
         self._refusals = self._counter("rate_limit_refusals", "Requests that the rate limit refused.")
+        self._webhooks = Counter(
+            "studio_webhook_attempts", "Attempts at webhooks; `pending` ones failed and are tried again.", ("outcome",),
+            registry=self._registry,
+        )  # fmt: skip
         memory = Gauge("process_resident_memory_bytes", "Memory of this process.", registry=self._registry)
         memory.set_function(lambda: psutil.Process().memory_info().rss)
         build = Info("studio_build", "What runs here.", registry=self._registry)
@@ -68,6 +91,10 @@ class Metrics:
     def refused(self) -> None:
         """The rate limit refused a request."""
         self._refusals.inc()
+
+    def webhook_attempted(self, outcome: DeliveryStatus) -> None:
+        """A webhook was delivered, given up, or is to be tried again."""
+        self._webhooks.labels(outcome.value).inc()
 
     def _counter(self, name: str, what: str) -> Counter:
         return Counter(f"studio_{name}", what, registry=self._registry)
@@ -104,4 +131,24 @@ class _Rows:
             "studio_queue_oldest_pending_age_seconds", "How long the longest waiting job has waited; 0 when none does.",
             value=census.oldest_pending_age_s or 0.0,
         )  # fmt: skip
+        yield GaugeMetricFamily("studio_queue_paused", "Whether the queue is paused.", value=census.paused)
         yield GaugeMetricFamily("studio_workers_alive", "Workers that have beaten lately.", value=census.workers_alive)
+        yield GaugeMetricFamily("studio_webhooks_waiting", "Webhooks to deliver.", value=census.webhooks_waiting)
+
+
+class _Gpus:
+    """A collector: the memory of each GPU, as its driver tells it; nothing where there is none."""
+
+    def __init__(self, gpus: Callable[[], Sequence[Gpu]]) -> None:
+        self._gpus = gpus
+
+    def collect(self) -> Iterator[Metric]:
+        """In use by whomever, and there is."""
+        used = GaugeMetricFamily("studio_gpu_memory_used_bytes", "GPU memory in use.", labels=["gpu", "name"])
+        total = GaugeMetricFamily("studio_gpu_memory_total_bytes", "GPU memory that there is.", labels=["gpu", "name"])
+        for number, gpu in enumerate(self._gpus()):
+            if gpu.memory_total_gb is not None and gpu.memory_free_gb is not None:
+                labels = [str(number), gpu.name]
+                used.add_metric(labels, (gpu.memory_total_gb - gpu.memory_free_gb) * GB)
+                total.add_metric(labels, gpu.memory_total_gb * GB)
+        yield from (family for family in (used, total) if family.samples)

@@ -6,52 +6,67 @@ the worker. It holds no state of its own: what it answers is read from the rows.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import secrets
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from studio import health
 from studio.audio.bundle import bundle
-from studio.audio.files import collect_orphans
+from studio.audio.files import collect_orphans, track_name
 from studio.engine import catalog
 from studio.engine.base import EngineLoader
 from studio.engine.catalog import ModelInfo
 from studio.engine.loader import engine_loader
-from studio.errors import ConfigurationError, JobConflict, JobNotFound
-from studio.limits import RateLimiter
+from studio.errors import ConfigurationError, InvalidRequest, JobConflict, JobNotFound
+from studio.limits import LimiterState, RateLimiter
 from studio.metrics import Census, Metrics
 from studio.schemas import (
+    KEY_MAX,
     AttemptView,
     BatchAccepted,
     BatchCancelResult,
     BatchRequest,
     BatchView,
     CancelResult,
+    DeliveryView,
     GenerationRequest,
     HealthReport,
     HealthStatus,
     JobAccepted,
     JobAttempts,
+    JobDeliveries,
     JobPage,
     JobStatus,
     JobView,
+    Model,
+    QueueState,
     QueueStats,
     TrackInfo,
+    View,
+    batch_view,
     utcnow,
 )
 from studio.settings import Settings
+from studio.store.answers import Once
 from studio.store.db import Database
-from studio.store.queue import JobQueue, Place
-from studio.store.tables import Attempt, Job
+from studio.store.outbox import Outbox, job_of
+from studio.store.places import Place
+from studio.store.queue import JobQueue
+from studio.store.tables import Attempt, Delivery, Job
+from studio.streams import Stream, Streams, Wake
+from studio.vitals import Sample, Vitals, WorkerSeen
+from studio.webhooks import Courier, check_url, event_of
 from studio.worker import Worker, recover
 
 logger = logging.getLogger(__name__)
@@ -59,6 +74,8 @@ logger = logging.getLogger(__name__)
 FILES_URL = "/api/v1/files/"
 WATCH_INTERVAL_S = 0.1
 SEED_DRAWN_MAX = 2**31  # short enough to read out loud
+
+Accepted = TypeVar("Accepted", bound=View)
 
 
 @dataclass(frozen=True)
@@ -88,10 +105,24 @@ class Studio:
     def __init__(self, settings: Settings | None = None, load: EngineLoader | None = None) -> None:
         self.settings = settings or Settings()
         self._db = Database(self.settings.resolved_database_url)
-        self._queue = JobQueue(self._db)
-        self._metrics = Metrics(version("studio"), self._census)
+        self._queue = JobQueue(self._db, alive_s=self.settings.lease_seconds)
+        self._outbox = Outbox(self._db)
+        self._vitals = Vitals(health.nvidia_smi)
+        self._metrics = Metrics(version("studio"), self._census, self._vitals.gpus)
         self._limiter = RateLimiter(self.settings, refused=self._metrics.refused)
-        self._worker = Worker(self._queue, self.settings, load or engine_loader(self.settings), self._metrics)
+        self._streams = Streams()
+        self._worker = Worker(
+            self._queue, self.settings, load or engine_loader(self.settings), self._metrics, self._streams
+        )
+        self._courier = Courier(self._outbox, self.settings, lambda job: self._as_view(job, None), self._metrics)
+        self._checkup = health.Checkup(
+            self.settings,
+            ping=self._db.ping,
+            stats=self._queue.stats,
+            workers=self._queue.workers,
+            state=self._queue.state,
+            version=version("studio"),
+        )
         self._started_at = time.monotonic()
 
     # Life
@@ -102,14 +133,20 @@ class Studio:
         self._limiter.check()
         self._db.migrate()
         recovered = recover(self._queue, self.settings)
-        collect_orphans(self.settings.audio_dir, self._queue.filenames())
+        found = {"waiting": recovered.pending, "interrupted": len(recovered.interrupted)}
+        logger.info("Queue recovered", extra=found)
+        collect_orphans(self.settings.audio_dir, self._queue.filenames)
         if work:
             self._worker.start()
+        self._courier.start()
+        self._vitals.start()
         return Started(recovered.pending, recovered.interrupted)
 
     def stop(self) -> None:
         """Let jobs in flight finish within the deadline, hand the rest back, close the database."""
+        self._vitals.stop()
         self._worker.stop()
+        self._courier.stop()
         self._db.close()
 
     def __enter__(self) -> Self:
@@ -123,42 +160,40 @@ class Studio:
 
     # Jobs
 
-    def submit(self, request: GenerationRequest, client: str | None = None) -> JobAccepted:
+    def submit(self, request: GenerationRequest, client: str | None = None, key: str | None = None) -> JobAccepted:
         """Put a request into the queue; on return it is on disk. `client` is who asks, for the rate limit.
 
+        With an idempotency `key`, a client that sends the same request again within a day gets the same answer: nothing
+        more is stored, nothing more counts against the limit.
+
         Raises:
-            ModelNotFound, RateLimited.
+            ModelNotFound, RateLimited; InvalidRequest (`after` names no job; the key came with another request).
         """
-        request = self._resolve(request)
-        self._charge(client, 1)
-        (job,) = self._queue.enqueue([request])
-        self._enqueued([job])
-        view = self._view(job)
-        return JobAccepted(
-            job_id=view.job_id,
-            status=view.status,
-            current_step=view.current_step,
-            estimated_time_seconds=view.estimated_time_seconds or 0.0,
-            created_at=view.created_at,
-        )
 
-    def submit_batch(self, batch: BatchRequest, client: str | None = None) -> BatchAccepted:
-        """Put all requests of a batch into the queue, or none.
+        def answer(jobs: list[Job], places: dict[str, Place]) -> JobAccepted:
+            (job,) = jobs
+            return self._accepted(job, places.get(job.job_id))
+
+        return self._put(JobAccepted, request, [self._resolve(request)], None, client, key, answer)
+
+    def submit_batch(self, batch: BatchRequest, client: str | None = None, key: str | None = None) -> BatchAccepted:
+        """Put all requests of a batch into the queue, or none. `key` as in `submit`.
 
         Raises:
-            ModelNotFound, RateLimited, InvalidRequest (the batch is larger than the limit).
+            ModelNotFound, RateLimited; InvalidRequest (also when the batch is larger than the limit).
         """
         requests = [self._resolve(request) for request in batch.requests]
-        self._charge(client, len(requests))
         batch_id = f"batch_{secrets.token_hex(8)}"
-        jobs = self._queue.enqueue(requests, batch_id)
-        self._enqueued(jobs)
-        return BatchAccepted(
-            batch_id=batch_id,
-            job_ids=[job.job_id for job in jobs],
-            total_jobs=len(jobs),
-            estimated_total_time_seconds=max(self._view(job).estimated_time_seconds or 0.0 for job in jobs),
-        )
+
+        def answer(jobs: list[Job], places: dict[str, Place]) -> BatchAccepted:
+            return BatchAccepted(
+                batch_id=batch_id,
+                job_ids=[job.job_id for job in jobs],
+                total_jobs=len(jobs),
+                estimated_total_time_seconds=round(max((p.seconds_left for p in places.values()), default=0.0), 1),
+            )
+
+        return self._put(BatchAccepted, batch, requests, batch_id, client, key, answer)
 
     def job(self, job_id: str) -> JobView:
         """The job as it is now. Raises JobNotFound."""
@@ -168,10 +203,39 @@ class Studio:
         """Every attempt at a job that has ended, the first one first. Raises JobNotFound."""
         return JobAttempts(job_id=job_id, attempts=[_attempt_view(row) for row in self._queue.attempts(job_id)])
 
-    def jobs(self, status: JobStatus | None = None, page: int = 1, page_size: int = 20) -> JobPage:
-        """Jobs, newest first; pages count from 1."""
-        rows, total = self._queue.list(status, page, page_size)
+    def deliveries(self, job_id: str) -> JobDeliveries:
+        """The webhooks of a job, the first one first. Raises JobNotFound."""
+        return JobDeliveries(job_id=job_id, deliveries=[_delivery_view(row) for row in self._outbox.of_job(job_id)])
+
+    def jobs(
+        self, status: JobStatus | None = None, page: int = 1, page_size: int = 20, search: str | None = None
+    ) -> JobPage:
+        """Jobs, newest first; pages count from 1. `search`: only those with this in their prompt or id."""
+        rows, total = self._queue.list(status, page, page_size, search)
         return JobPage(jobs=self._views(rows), total=total, page=page, page_size=page_size)
+
+    def waiting(self, page: int = 1, page_size: int = 20, search: str | None = None) -> JobPage:
+        """The jobs that wait, the next to start first; otherwise as `jobs`."""
+        rows, total = self._queue.upcoming(page, page_size, search)
+        return JobPage(jobs=self._views(rows), total=total, page=page, page_size=page_size)
+
+    def forecast(self, requests: Sequence[GenerationRequest]) -> float:
+        """Seconds until all of these would have finished, if they were put in now. Raises ModelNotFound."""
+        names = {request.model: self.model(request.model).name for request in requests}
+        return self._queue.forecast([(names[request.model], request.duration) for request in requests])
+
+    def check(self, request: GenerationRequest) -> None:
+        """Refuse what `submit` would refuse, as far as that is known before; `#1` and so on are taken on trust.
+
+        Raises:
+            ModelNotFound; InvalidRequest (`after` names no job; no webhook goes there).
+        """
+        self._check(request)
+        asked = [name for name in request.after if not name.startswith("#")]
+        known = {job.job_id for job in self._queue.changed(asked, -1)} if asked else set()
+        for name in asked:
+            if name not in known:
+                raise InvalidRequest("after", f"There is no job {name!r}.")
 
     def cancel(self, job_id: str, force: bool = False) -> CancelResult:
         """Cancel a job that waits; with `force` also one that is being processed, at its next decode step.
@@ -187,13 +251,25 @@ class Studio:
     def retry(self, job_id: str, client: str | None = None) -> JobView:
         """Let a failed or cancelled job wait again, with all its attempts before it. It counts as a request.
 
+        Jobs that failed because this one did stay failed: retry them too, after this one.
+
         Raises:
-            JobNotFound, RateLimited; JobConflict when it waits, is being processed, or is completed.
+            JobNotFound, RateLimited; JobConflict when it waits, is being processed, or is completed, or when a job that
+            must be completed before it has failed or was cancelled.
         """
-        if self._queue.get(job_id).status in (JobStatus.FAILED, JobStatus.CANCELLED):  # a refusal costs nothing
-            self._charge(client, 1)
-        job = self._queue.retry(job_id)
+        job = self._queue.retry(job_id, charge=lambda: self._charge(client, 1))
         logger.info("Job retried: %s", job_id, extra={"job_id": job_id})
+        self._worker.wake()
+        return self._view(job)
+
+    def to_front(self, job_id: str) -> JobView:
+        """Let a job that waits go before all others.
+
+        Raises:
+            JobNotFound; JobConflict when it does not wait.
+        """
+        job = self._queue.to_front(job_id)
+        logger.info("Job moved to the front: %s", job_id, extra={"job_id": job_id})
         self._worker.wake()
         return self._view(job)
 
@@ -216,17 +292,21 @@ class Studio:
 
     def batch(self, batch_id: str) -> BatchView:
         """A batch as it is now. Raises BatchNotFound."""
-        views = self._views(self._queue.batch(batch_id))
-        left = [view.estimated_time_seconds for view in views if view.estimated_time_seconds is not None]
-        return BatchView(
-            batch_id=batch_id,
-            total_jobs=len(views),
-            jobs_by_status={status: sum(view.status is status for view in views) for status in JobStatus},
-            progress=sum(1.0 if view.status.ended else view.progress for view in views) / len(views),
-            estimated_time_seconds=max(left, default=None),
-            job_ids=[view.job_id for view in views],
-            created_at=views[0].created_at,
-        )
+        return batch_view(batch_id, self._views(self._queue.batch(batch_id)))
+
+    def batch_jobs(self, batch_ids: Sequence[str], *, sketched: bool = False) -> dict[str, list[JobView]]:
+        """The jobs of those of the batches that exist, in the given order of batches.
+
+        `sketched`: of the jobs that wait only the last one of each batch has a place and an estimate, which is enough
+        for the batch, and quick for many of them.
+        """
+        rows = self._queue.batches(batch_ids)
+        last = {row.batch_id: row for row in rows if row.status is JobStatus.PENDING}
+        running = [row for row in rows if row.status is JobStatus.PROCESSING]
+        places = self._queue.places([*last.values(), *running] if sketched else rows)
+        views = [self._as_view(row, places.get(row.job_id)) for row in rows]
+        jobs = {batch_id: [view for view in views if view.batch_id == batch_id] for batch_id in batch_ids}
+        return {batch_id: found for batch_id, found in jobs.items() if found}
 
     def cancel_batch(self, batch_id: str, force: bool = False) -> BatchCancelResult:
         """Cancel all jobs of a batch that wait; with `force` also those that are being processed.
@@ -250,7 +330,7 @@ class Studio:
         entries, tracks = [], []
         for number, job in enumerate(map(self._view, self._queue.batch(batch_id)), start=1):
             path = self._track_of(job)
-            name = f"{number:02}-{path.name}" if path else None
+            name = f"{number:02}-{track_name(job.prompt, job.seed)}" if path else None
             entries.append({"file": name, **job.model_dump(mode="json")})
             if path and name:
                 tracks.append((name, path, job.completed_at or job.created_at))
@@ -273,6 +353,14 @@ class Studio:
         """Those of the given jobs that exist and have changed after version `since`, as they are now."""
         return [Change(row.version, self._view(row)) for row in self._queue.changed(job_ids, since)]
 
+    def stream(self, job_id: str) -> Stream | None:
+        """The audio of a job that runs in this process, as far as it is made; none before its first sound."""
+        return self._streams.get(job_id)
+
+    def listening(self, job_id: str, wake: Wake) -> AbstractContextManager[None]:
+        """Within the block, `wake` is called by another thread whenever there is more of a job's stream, or its end."""
+        return self._streams.listening(job_id, wake)
+
     def track_path(self, filename: str) -> Path:
         """Where a finished job's audio lies. Raises JobNotFound for any name that is not exactly such a file's."""
         if filename not in self._queue.filenames([filename]):
@@ -288,9 +376,30 @@ class Studio:
 
     # The studio itself
 
+    def model(self, name: str | None) -> ModelInfo:
+        """A model by its name, or the one of a request that names none. Raises ModelNotFound."""
+        return catalog.resolve(name or self.settings.model_name, self.settings)
+
     def models(self) -> list[ModelInfo]:
         """The catalogue."""
         return list(catalog.CATALOG.values())
+
+    def pause(self) -> QueueState:
+        """Let no worker start a job until `resume`, also after a restart; those in process are finished."""
+        state = self._queue.pause()
+        logger.info("Queue paused")
+        return state
+
+    def resume(self) -> QueueState:
+        """Let workers start jobs again."""
+        state = self._queue.resume()
+        logger.info("Queue resumed")
+        self._worker.wake()
+        return state
+
+    def queue_state(self) -> QueueState:
+        """Whether jobs are started."""
+        return self._queue.state()
 
     def queue_stats(self) -> QueueStats:
         """The queue in six figures."""
@@ -298,18 +407,36 @@ class Studio:
 
     def health(self) -> HealthReport:
         """The four checks and their sum; answers in bounded time."""
-        return health.check(
-            self.settings,
-            ping=self._db.ping,
-            stats=self._queue.stats,
-            workers=self._queue.workers,
-            version=version("studio"),
-            uptime_s=time.monotonic() - self._started_at,
-        )
+        return self._checkup.report(time.monotonic() - self._started_at)
 
     def ready(self) -> bool:
         """Whether requests can be taken."""
         return self.health().status is not HealthStatus.UNHEALTHY
+
+    def vitals(self) -> list[Sample]:
+        """What the machine did in the last minutes, the oldest sample first."""
+        return self._vitals.samples()
+
+    def workers(self) -> list[WorkerSeen]:
+        """The workers as they last spoke, the last to speak first."""
+        rows, now = self._queue.workers(), utcnow()
+        alive = health.living(self.settings, rows)
+        return [
+            WorkerSeen(
+                **row.model_dump(include={"worker_id", "host", "pid", "device", "model", "slots"}),
+                silent_s=max(0.0, (now - row.beat_at).total_seconds()),
+                alive=row in alive,
+            )
+            for row in rows
+        ]
+
+    def limiter(self) -> LimiterState:
+        """What the rate limit does at this moment."""
+        return self._limiter.state()
+
+    def database(self) -> str:
+        """What keeps the jobs: `SQLite 3.51.3`."""
+        return self._db.product()
 
     def metrics(self) -> bytes:
         """The figures for Prometheus, in its text format; answers in bounded time."""
@@ -330,13 +457,55 @@ class Studio:
                 JobStatus.CANCELLED: cancelled,
             },
             oldest_pending_age_s=stats.oldest_pending_job_age_seconds,
+            paused=self._queue.state().paused,
             workers_alive=len(health.living(self.settings, self._queue.workers())),
+            webhooks_waiting=self._outbox.depth(),
         )
 
     def _resolve(self, request: GenerationRequest) -> GenerationRequest:
-        info = catalog.resolve(request.model or self.settings.model_name, self.settings)
+        info = self._check(request)
         seed = secrets.randbelow(SEED_DRAWN_MAX) if request.seed is None else request.seed
         return request.model_copy(update={"model": info.name, "seed": seed})
+
+    def _check(self, request: GenerationRequest) -> ModelInfo:
+        info = self.model(request.model)
+        check_url(self.settings, request.webhook_url)
+        return info
+
+    def _put(
+        self,
+        kind: type[Accepted],
+        asked: Model,
+        requests: Sequence[GenerationRequest],
+        batch_id: str | None,
+        client: str | None,
+        key: str | None,
+        answer: Callable[[list[Job], dict[str, Place]], Accepted],
+    ) -> Accepted:
+        if key is None:
+            self._charge(client, len(requests))
+            jobs = self._queue.enqueue(requests, batch_id)
+            self._enqueued(jobs)
+            return answer(jobs, self._queue.places(jobs))
+        jobs, text = self._queue.enqueue_once(
+            requests,
+            batch_id,
+            _once(client, key, asked),
+            charge=lambda: self._charge(client, len(requests)),
+            answer=lambda jobs, places: answer(jobs, places).model_dump_json(),
+        )
+        self._enqueued(jobs)
+        return kind.model_validate_json(text)
+
+    def _accepted(self, job: Job, place: Place | None) -> JobAccepted:
+        view = self._as_view(job, place)
+        return JobAccepted(
+            job_id=view.job_id,
+            status=view.status,
+            current_step=view.current_step,
+            estimated_time_seconds=round(place.seconds_left, 1) if place else 0.0,
+            created_at=view.created_at,
+        )
 
     def _charge(self, client: str | None, cost: int) -> None:
         if client is not None:
@@ -348,8 +517,7 @@ class Studio:
         self._worker.wake()
 
     def _view(self, job: Job) -> JobView:
-        position = self._queue.position(job)
-        return self._as_view(job, None if position is None else Place(position, self._queue.seconds_ahead(job)))
+        return self._views([job])[0]
 
     def _views(self, jobs: list[Job]) -> list[JobView]:
         places = self._queue.places(jobs)
@@ -359,19 +527,17 @@ class Studio:
         return JobView(
             **job.model_dump(include=_SHARED_FIELDS),
             queue_position=place and place.position,
-            estimated_time_seconds=self._estimate(job, place),
+            estimated_time_seconds=None if place is None or place.paused else round(place.seconds_left, 1),
             file_url=FILES_URL + job.filename if job.filename else None,
             metadata=_track_info(job),
         )
 
-    def _estimate(self, job: Job, place: Place | None) -> float | None:
-        """Seconds until the job has finished, from how long finished jobs took; nothing for one that ended."""
-        if JobStatus(job.status).ended:
-            return None
-        own = self._queue.predict(job.model, job.duration)
-        if place is None:
-            return round(own * (1.0 - job.progress), 1)
-        return round(own + place.seconds_ahead, 1)
+
+def _once(client: str | None, key: str, asked: Model) -> Once:
+    if not (1 <= len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
+        raise InvalidRequest("Idempotency-Key", f"must be 1 to {KEY_MAX} printable ASCII characters")
+    fingerprint = hashlib.sha256(f"{type(asked).__name__} {asked.model_dump_json()}".encode()).hexdigest()
+    return Once((client or "")[:100], key, fingerprint)
 
 
 def _make_writable(data_dir: Path) -> None:
@@ -389,6 +555,11 @@ def _make_writable(data_dir: Path) -> None:
 def _attempt_view(row: Attempt) -> AttemptView:
     seconds = (row.ended_at - row.started_at).total_seconds()
     return AttemptView(**row.model_dump(exclude={"id", "job_id"}), seconds=round(seconds, 3))
+
+
+def _delivery_view(row: Delivery) -> DeliveryView:
+    event = event_of(job_of(row))
+    return DeliveryView(**row.model_dump(exclude={"id", "job_id", "job"}), event=event, next_attempt_at=row.due_at)
 
 
 def _track_info(job: Job) -> TrackInfo | None:

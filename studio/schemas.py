@@ -6,16 +6,32 @@ REST and Gradio return these very models, so a field has one name everywhere.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+)
 
 PROMPT_MIN, PROMPT_MAX = 3, 500  # characters, after trimming
 DURATION_MIN_S, DURATION_MAX_S, DURATION_DEFAULT_S = 1.0, 30.0, 8.0
 BATCH_MAX = 10
+PRIORITY_MAX = 10  # and the least is as far below 0
+AFTER_MAX = 10
+KEY_MAX = 255  # characters of an idempotency key
 SEED_MAX = 2**53 - 1  # the largest integer that JSON's readers agree on
+URL_MAX = 2000  # characters
+PROGRESS_LOADED, PROGRESS_DECODED = 0.05, 0.95  # of a job's progress, 0..1: between them it generates
 
 
 class JobStatus(StrEnum):
@@ -45,6 +61,14 @@ class Step(StrEnum):
     CANCELLED = "cancelled"
 
 
+class DeliveryStatus(StrEnum):
+    """Where the delivery of a webhook stands."""
+
+    PENDING = "pending"  # waits for its first or next attempt
+    DELIVERED = "delivered"  # the receiver said 2xx
+    ABANDONED = "abandoned"  # the receiver does not want it, or the last attempt failed
+
+
 class Outcome(StrEnum):
     """How an attempt ended."""
 
@@ -69,12 +93,38 @@ def _plain_text(text: str) -> str:
     return text
 
 
+def _search_words(text: str) -> str | None:
+    text = text.strip()
+    for char in text:
+        if unicodedata.category(char) in ("Cc", "Cs"):
+            raise ValueError(f"must not contain the character U+{ord(char):04X}")
+    return text or None
+
+
+def _web_address(text: str) -> str:
+    """The URL as browsers write it: `0x7f.1` is 127.0.0.1 and says so, a foreign name is in Punycode."""
+    if not text.isprintable() or " " in text:
+        raise ValueError("must not contain spaces or control characters")
+    try:
+        url = _HTTP_URL.validate_python(text)
+    except ValidationError as error:
+        raise ValueError("must be an http or https URL") from error
+    if url.username is not None or url.password is not None or url.fragment is not None:
+        raise ValueError("must not contain a user name, a password or a fragment")
+    if len(text) > URL_MAX or len(str(url)) > URL_MAX:
+        raise ValueError(f"must have at most {URL_MAX} characters")
+    return str(url)
+
+
 def iso_utc(moment: datetime) -> str:
     """`2026-11-07T10:30:00.000Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+_HTTP_URL = TypeAdapter(HttpUrl)
+
 Prompt = Annotated[str, AfterValidator(_plain_text)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
 Moment = Annotated[datetime, PlainSerializer(iso_utc, return_type=str, when_used="json")]
 
 
@@ -119,6 +169,25 @@ class GenerationRequest(Model):
     model: str | None = Field(
         None, min_length=1, max_length=500, description="A name in the catalogue; absent, the default model."
     )
+    priority: int = Field(
+        0, ge=-PRIORITY_MAX, le=PRIORITY_MAX,
+        description="Higher goes first. A job that waits gains a step every five minutes, so that none starves.",
+    )  # fmt: skip
+    after: list[Annotated[str, Field(min_length=1, max_length=40)]] = Field(
+        [],
+        max_length=AFTER_MAX,
+        description="Jobs (by `job_id`) that must be completed before this one starts; when one fails or is cancelled, "
+        "this one fails. In a batch, `#1` is its first request; only earlier ones can be named.",
+    )
+    webhook_url: WebAddress | None = Field(
+        None,
+        description="Where to POST the job once it has ended, signed; see the README. http or https.",
+        json_schema_extra={"maxLength": URL_MAX, "format": "uri"},
+    )
+
+
+# What the audio depends on.
+RECIPE_FIELDS = frozenset(GenerationRequest.model_fields) - {"priority", "after", "webhook_url"}
 
 
 class BatchRequest(Model):
@@ -134,6 +203,9 @@ class JobsRequest(Model):
 
     status: Annotated[JobStatus | None, BeforeValidator(lambda value: None if value == "" else value)] = Field(
         None, description="Only jobs of this status."
+    )
+    search: Annotated[str | None, AfterValidator(lambda value: value and _search_words(value))] = Field(
+        None, max_length=PROMPT_MAX, description="Only jobs with this in their prompt or id, in capitals or not."
     )
     page: int = Field(1, ge=1, le=1_000_000, description="Counts from 1.")
     page_size: int = Field(20, ge=1, le=100, description="Jobs on a page.")
@@ -184,9 +256,17 @@ class JobView(View):
     top_p: float
     cfg_coef: float
     seed: int
+    priority: int = 0
+    after: list[str] = Field([], description="The jobs that must be completed before this one starts.")
     retry_count: int
-    queue_position: int | None = Field(None, description="1 is next; null when the job does not wait.")
-    estimated_time_seconds: float | None = Field(None, description="Until it is finished, the queue included.")
+    queue_position: int | None = Field(
+        None,
+        description="1 is next; null when the job does not wait. Jobs that wait for a retry come after those that may "
+        "start, and jobs that wait for other jobs after these.",
+    )
+    estimated_time_seconds: float | None = Field(
+        None, description="Until it is finished, the queue included; null when it has ended, or the queue is paused."
+    )
     generation_time_seconds: float | None = None
     file_url: str | None = None
     metadata: TrackInfo | None = None
@@ -217,6 +297,37 @@ class JobAttempts(View):
     attempts: list[AttemptView]
 
 
+class DeliveryView(View):
+    """A webhook: one end of a job on its way to the job's `webhook_url`."""
+
+    delivery_id: str = Field(description="The header `webhook-id`, the same at each attempt.")
+    event: str = Field(examples=["job.completed"])
+    status: DeliveryStatus
+    attempts: int = Field(description="Begun so far.")
+    response_status: int | None = Field(None, description="Of the last attempt; null when there was no answer.")
+    error_message: str | None = Field(None, description="What was wrong with the last attempt.")
+    created_at: Moment
+    attempted_at: Moment | None = Field(None, description="When the last attempt began.")
+    next_attempt_at: Moment | None = None
+    ended_at: Moment | None = None
+
+
+class JobDeliveries(View):
+    """The webhooks of a job, the first one first: one for each time that it ended."""
+
+    job_id: str
+    deliveries: list[DeliveryView]
+
+
+class WebhookEvent(View):
+    """What a webhook says."""
+
+    event: str = Field(description="`job.completed`, `job.failed` or `job.cancelled`.", examples=["job.completed"])
+    delivery_id: str = Field(description="Also the header `webhook-id`, the same at each attempt.")
+    sent_at: Moment
+    job: JobView = Field(description="The job as it ended.")
+
+
 class JobPage(View):
     """A page of jobs, newest first."""
 
@@ -241,9 +352,27 @@ class BatchView(View):
     total_jobs: int
     jobs_by_status: dict[JobStatus, int] = Field(description="How many of its jobs have each status; the five add up.")
     progress: float = Field(ge=0.0, le=1.0, description="The mean of its jobs'; one that ended counts as 1.")
-    estimated_time_seconds: float | None = Field(None, description="Until the last one is finished; null when all are.")
+    estimated_time_seconds: float | None = Field(
+        None, description="Until the last one is finished; null when all have ended, or the queue is paused."
+    )
     job_ids: list[str]
     created_at: Moment
+
+
+def batch_view(batch_id: str, jobs: Sequence[JobView]) -> BatchView:
+    """A batch from its jobs, of which there is at least one."""
+    left = [job.estimated_time_seconds for job in jobs if job.estimated_time_seconds is not None]
+    waiting = [job for job in jobs if job.status is JobStatus.PENDING]
+    paused = waiting and all(job.estimated_time_seconds is None for job in waiting)
+    return BatchView(
+        batch_id=batch_id,
+        total_jobs=len(jobs),
+        jobs_by_status={status: sum(job.status is status for job in jobs) for status in JobStatus},
+        progress=sum(1.0 if job.status.ended else job.progress for job in jobs) / len(jobs),
+        estimated_time_seconds=None if paused else max(left, default=None),
+        job_ids=[job.job_id for job in jobs],
+        created_at=jobs[0].created_at,
+    )
 
 
 class BatchCancelResult(View):
@@ -264,6 +393,13 @@ class QueueStats(View):
     failed_jobs: int
     oldest_pending_job_age_seconds: float | None
     average_processing_time_seconds: float | None
+
+
+class QueueState(View):
+    """Whether jobs are started."""
+
+    paused: bool
+    paused_at: Moment | None = None
 
 
 class HealthStatus(StrEnum):

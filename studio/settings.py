@@ -5,14 +5,20 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
+import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "DGX_MUSIC_"
+SECRET_PREFIX = "whsec_"  # of a webhook secret, as https://www.standardwebhooks.com writes it
 
 
 class Settings(BaseSettings):
@@ -45,8 +51,8 @@ class Settings(BaseSettings):
         description="Model of a request that names none: a catalogue name or a path.",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Arithmetic of the decoder: `auto`, `fp32`, `bf16` or `fp16`."
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto", description="Arithmetic of the decoder: `auto`, `fp32`, `bf16`, `fp16` or `int8` (CPU)."
     )
     slots: int = Field(4, ge=1, le=64, description="Requests that are decoded together.")
     embedded_worker: bool = Field(True, description="Run a worker thread inside the server.")
@@ -83,6 +89,16 @@ class Settings(BaseSettings):
         description="Where requests are counted: `memory://`, or `redis://host:6379`, which several servers share.",
     )
 
+    webhook_secret: SecretStr | None = Field(
+        None, description="Signs webhooks: `whsec_` and 24 to 64 bytes in base64. Absent, none are sent."
+    )
+    webhook_allow_private: bool = Field(False, description="Send webhooks to private addresses, too.")
+    webhook_max_attempts: int = Field(8, ge=1, le=100, description="Then a webhook is given up.")
+    webhook_retry_delay_seconds: float = Field(
+        5.0, ge=0, le=3600, description="Wait before a webhook's second attempt; each further one is four times longer."
+    )
+    webhook_timeout_seconds: float = Field(10.0, gt=0, le=300, description="Time for a webhook's receiver to answer.")
+
     min_free_disk_gb: float = Field(1.0, ge=0, description="Less free space than this is unhealthy.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity logged.")
     log_format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for programs.")
@@ -92,6 +108,20 @@ class Settings(BaseSettings):
     def _networks(cls, value: list[str]) -> list[str]:
         for item in value:
             ipaddress.ip_network(item, strict=False)
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        prefix, _, key = value.get_secret_value().partition(SECRET_PREFIX)
+        try:
+            size = 0 if prefix else len(base64.b64decode(key, validate=True))
+        except binascii.Error:
+            size = 0
+        if not 24 <= size <= 64:
+            raise ValueError(f'must be "{SECRET_PREFIX}" and 24 to 64 random bytes in base64')
         return value
 
     @property
@@ -108,3 +138,39 @@ class Settings(BaseSettings):
     def weights_dir(self) -> Path:
         """Where downloaded weights lie."""
         return self.data_dir.resolve() / "weights"
+
+
+@dataclass(frozen=True)
+class InEffect:
+    """A setting as it holds now, for people to read."""
+
+    variable: str
+    value: str  # without what is secret in it
+    changed: bool  # not the default
+    meaning: str
+
+
+def in_effect(settings: BaseSettings) -> list[InEffect]:
+    """Every setting with its value; passwords, keys and secrets are dots."""
+    fields = type(settings).model_fields
+    values = {name: getattr(settings, name) for name in fields}
+    return [
+        InEffect(f"{ENV_PREFIX}{name.upper()}", _masked(name, values[name]), values[name] != field.default,
+                 field.description or "")
+        for name, field in fields.items()
+    ]  # fmt: skip
+
+
+def _masked(name: str, value: object) -> str:
+    if value in (None, "", []):
+        return "–"
+    if _SECRET_NAME.search(name) or "Secret" in type(value).__name__:
+        return DOTS
+    text = json.dumps(value) if isinstance(value, list) else str(value)
+    return _SECRET_PARAMETER.sub(rf"\1{DOTS}", _PASSWORD.sub(rf"\1{DOTS}@", text))
+
+
+DOTS = "••••"
+_SECRET_NAME = re.compile(r"(^|_)(keys?|secrets?|tokens?|passwords?|logins?)($|_)")
+_PASSWORD = re.compile(r"(://[^/@\s:]*:)\S*@")
+_SECRET_PARAMETER = re.compile(r"(?i)([?&](?:\w*password|passwd|secret|token|api_?key)=)[^&\s]*")

@@ -25,21 +25,20 @@ from studio.audio import loudness
 from studio.audio.files import FORMAT, write_track
 from studio.backoff import next_attempt_s
 from studio.clip import Clip
-from studio.engine.base import Engine, EngineLoader, Event, Failed, Finished, Progress
-from studio.errors import LeaseLost, StudioError
-from studio.schemas import Step, utcnow
+from studio.engine.base import Chunk, Engine, EngineLoader, Event, Failed, Finished, Progress
+from studio.errors import LeaseLost, OutOfMemory, StudioError
+from studio.schemas import PROGRESS_DECODED, PROGRESS_LOADED, Step, utcnow
 from studio.settings import Settings
 from studio.store.queue import Claim, JobQueue, Recovered, Track
 from studio.store.tables import Worker as WorkerRow
+from studio.streams import Streams
 
 logger = logging.getLogger(__name__)
 
 IDLE_POLL_S = 0.5  # how soon a job that another process enqueued is seen
-PROGRESS_INTERVAL_S = 0.2  # a write is an fsync: not at every decode step
+PROGRESS_INTERVAL_S = 0.4  # a write costs as much as two decode steps of a small model
 ERROR_PAUSE_S = 1.0  # the loop failed itself (the database is gone, say): breathe, then go on
-
-# A job's progress, 0..1, is shared out over its steps.
-LOADED, DECODED = 0.05, 0.95
+GOOD_JOBS = 10  # completed since memory last ran out; then one more request is admitted together
 
 
 def recover(queue: JobQueue, settings: Settings) -> Recovered:
@@ -66,23 +65,32 @@ class _InFlight:
     admitted_at: float  # monotonic seconds
     encoded_at: float = field(default_factory=time.monotonic)
     written_at: float = 0.0  # when its progress was last written
+    done: float = 0.0  # share of its decode steps
+    steps: int = 0
+    neighbours: int = 0  # requests decoded with it, itself included, summed over its steps
 
 
 class Worker:
     """Works the queue in a thread of its own until `stop`."""
 
-    def __init__(self, queue: JobQueue, settings: Settings, load: EngineLoader, observer: Observer) -> None:
+    def __init__(
+        self, queue: JobQueue, settings: Settings, load: EngineLoader, observer: Observer, streams: Streams
+    ) -> None:
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self.engine: Engine | None = None
         self._queue = queue
         self._settings = settings
         self._load = load
         self._observer = observer
+        self._streams = streams
+        self._together = settings.slots  # requests admitted at once: fewer when memory has run out
+        self._good_jobs = 0  # since memory last ran out, or one more was admitted
         self._in_flight: dict[str, _InFlight] = {}
         self._waiting: list[Claim] = []  # claimed for another model, which is loaded once the slots are empty
         self._dropped: set[str] = set()  # jobs to evict before the next step
         self._lock = threading.Lock()  # guards what both threads and `drop` touch: the three above
         self._wake = threading.Event()
+        self._look_at = 0.0  # monotonic seconds: when the queue is looked at next, unless somebody wakes the worker
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name="worker", daemon=True),
@@ -134,28 +142,40 @@ class Worker:
                 self._stopping.wait(ERROR_PAUSE_S)
             if not busy:
                 self._wake.wait(IDLE_POLL_S)
-                self._wake.clear()
         self._drain()
 
     def _turn(self) -> bool:
         """Claim what fits, decode one step; whether there was anything to do."""
         self._drop_cancelled()
-        if not self._waiting:
+        if not self._waiting and self._may_look():
             self._claim()
         self._admit_waiting()
         return self._step()
 
+    def _may_look(self) -> bool:
+        """Whether to ask for jobs: a look costs as much as a decode step of a small model, so not before each."""
+        now = time.monotonic()
+        if self._in_flight and not self._wake.is_set() and now < self._look_at:
+            return False
+        self._wake.clear()
+        self._look_at = now + IDLE_POLL_S
+        return True
+
     def _claim(self) -> None:
-        free = self.engine.free_slots if self.engine else 1
-        if free == 0:
+        free = self._room(self.engine) if self.engine else 1
+        if free <= 0:
             return
         model = self.engine.model if self.engine else None
         claims = self._queue.claim(self.worker_id, free, self._settings.lease_seconds, model)
+        if claims:
+            self._look_at = 0.0  # there may be more, for slots that a model has once it is loaded
         with self._lock:
             self._waiting.extend(claims)
         for claim in claims:
             if claim.job_id in self._in_flight:  # cancelled and retried since this turn began
                 self._free(claim.job_id)
+            if claim.waited_s is not None:
+                self._observer.step_ended(Step.QUEUED, claim.waited_s)
             _log(logging.INFO, "Job started", claim, attempt=claim.retry_count + 1, model=claim.request.model)
 
     def _admit_waiting(self) -> None:
@@ -167,11 +187,14 @@ class Worker:
                 if not self._switch_model(claim):
                     continue
             assert self.engine is not None
-            if self.engine.free_slots == 0:
+            if self._room(self.engine) <= 0:
                 return
             with self._lock:
                 self._waiting.pop(0)
             self._admit(self.engine, claim)
+
+    def _room(self, engine: Engine) -> int:
+        return min(engine.free_slots, self._together - len(self._in_flight))
 
     def _switch_model(self, claim: Claim) -> bool:
         model = claim.request.model
@@ -183,15 +206,20 @@ class Worker:
         try:
             self._queue.advance(claim, Step.LOADING_MODEL, 0.0)
             self.engine = self._load(model, self._loading_progress(claim))
+            self._loaded(claim, time.monotonic() - started)
         except Exception as error:
             with self._lock:
                 self._waiting.remove(claim)
             self._end_badly(claim, error)
             return False
-        took_s = time.monotonic() - started
-        self._observer.step_ended(Step.LOADING_MODEL, took_s)
-        logger.info("Model loaded", extra={"model": model, "seconds": round(took_s, 2)})
         return True
+
+    def _loaded(self, claim: Claim, took_s: float) -> None:
+        self._observer.step_ended(Step.LOADING_MODEL, took_s)
+        fields = {"job_id": claim.job_id, "model": claim.request.model, "seconds": round(took_s, 2)}
+        logger.info("Model loaded", extra=fields)
+        self._beat()
+        self._queue.advance(claim, Step.LOADING_MODEL, PROGRESS_LOADED, loaded_s=took_s)
 
     def _loading_progress(self, claim: Claim) -> Callable[[float, str], None]:
         written_at = 0.0
@@ -202,31 +230,40 @@ class Worker:
                 raise LeaseLost("The worker is stopping.")
             if time.monotonic() - written_at >= PROGRESS_INTERVAL_S:
                 written_at = time.monotonic()
-                self._queue.advance(claim, Step.LOADING_MODEL, fraction * LOADED)
+                self._queue.advance(claim, Step.LOADING_MODEL, fraction * PROGRESS_LOADED)
 
         return write
 
     def _admit(self, engine: Engine, claim: Claim) -> None:
         try:
-            self._queue.advance(claim, Step.ENCODING_PROMPT, LOADED)
+            self._queue.advance(claim, Step.ENCODING_PROMPT, PROGRESS_LOADED)
             admitted_at = time.monotonic()
             engine.admit(claim.job_id, claim.request)
             job = self._in_flight[claim.job_id] = _InFlight(claim, admitted_at)
             self._observer.step_ended(Step.ENCODING_PROMPT, job.encoded_at - admitted_at)
-            self._queue.advance(claim, Step.GENERATING, LOADED)
+            self._queue.advance(claim, Step.GENERATING, PROGRESS_LOADED)
         except Exception as error:
+            if isinstance(error, OutOfMemory):
+                self._admit_fewer(len(self._in_flight) + 1)
             self._free(claim.job_id)
             self._end_badly(claim, error)
 
     def _step(self) -> bool:
         if self.engine is None or not self._in_flight:
             return False
+        for job in self._in_flight.values():
+            job.steps += 1
+            job.neighbours += len(self._in_flight)
         try:
             events = self.engine.step()
         except Exception as error:
             # The engine itself broke: its slots are lost, and the next job loads a fresh one.
+            if isinstance(error, OutOfMemory):
+                self._admit_fewer(len(self._in_flight))
             self._fail_all(error)
             return True
+        if any(isinstance(event, Failed) and isinstance(event.error, OutOfMemory) for event in events):
+            self._admit_fewer(len(self._in_flight))
         for event in events:
             self._carry(event)
         return True
@@ -238,7 +275,10 @@ class Worker:
         try:
             match event:
                 case Progress(_, done, total):
-                    self._write_progress(job, done / total)
+                    job.done = done / total
+                    self._write_progress(job)
+                case Chunk(_, clip):
+                    self._let_hear(job, clip)
                 case Finished(_, clip):
                     self._save(job, clip)
                 case Failed(_, error):
@@ -247,17 +287,22 @@ class Worker:
             self._free(event.key)
             self._end_badly(job.claim, error)
 
-    def _write_progress(self, job: _InFlight, fraction: float) -> None:
+    def _let_hear(self, job: _InFlight, clip: Clip) -> None:
+        duration, took_s = job.claim.request.duration, time.monotonic() - job.encoded_at
+        self._streams.push(job.claim.job_id, clip, duration, job.done * duration / max(took_s, 1e-3))
+
+    def _write_progress(self, job: _InFlight) -> None:
         if time.monotonic() - job.written_at >= PROGRESS_INTERVAL_S:
             job.written_at = time.monotonic()
-            self._queue.advance(job.claim, Step.GENERATING, LOADED + fraction * (DECODED - LOADED))
+            progress = PROGRESS_LOADED + job.done * (PROGRESS_DECODED - PROGRESS_LOADED)
+            self._queue.advance(job.claim, Step.GENERATING, progress)
 
     def _save(self, job: _InFlight, clip: Clip) -> None:
         assert self.engine is not None
         claim = job.claim
         decoded_at = time.monotonic()
         self._observer.step_ended(Step.GENERATING, decoded_at - job.encoded_at)
-        self._queue.advance(claim, Step.SAVING, DECODED)
+        self._queue.advance(claim, Step.SAVING, PROGRESS_DECODED)
         path = self._settings.audio_dir / f"{claim.job_id}.{FORMAT}"
         info = write_track(path, clip, claim.request, {"precision": self.engine.precision})
         track = Track(
@@ -266,6 +311,7 @@ class Worker:
             generation_time_seconds=time.monotonic() - job.admitted_at,
             device=self.engine.device,
             precision=self.engine.precision,
+            together=job.neighbours / job.steps,
         )
         try:
             self._queue.complete(claim, track)
@@ -277,6 +323,27 @@ class Worker:
         self._observer.step_ended(Step.SAVING, time.monotonic() - decoded_at)
         self._observer.track_made(track.duration, track.generation_time_seconds)
         _log(logging.INFO, "Job completed", claim, seconds=round(track.generation_time_seconds, 2))
+        self._admit_more()
+
+    # Memory
+
+    def _admit_fewer(self, tried: int) -> None:
+        """Memory ran out with `tried` requests together: half of them, from now on."""
+        self._good_jobs = 0
+        fewer = max(1, tried // 2)
+        if fewer < self._together:
+            self._together = fewer
+            logger.warning("Out of memory: fewer requests together", extra={"tried": tried, "at_most": fewer})
+            self._beat()
+
+    def _admit_more(self) -> None:
+        """Memory has sufficed for a while: try one more."""
+        self._good_jobs += 1
+        if self._together < self._settings.slots and self._good_jobs >= GOOD_JOBS:
+            self._good_jobs = 0
+            self._together += 1
+            logger.info("One more request together", extra={"at_most": self._together})
+            self._beat()
 
     # Endings
 
@@ -314,6 +381,8 @@ class Worker:
     def _free(self, job_id: str) -> None:
         if self.engine is not None:
             self.engine.evict(job_id)
+        self._streams.end(job_id)
+        self._look_at = 0.0
         with self._lock:
             self._in_flight.pop(job_id, None)
 
@@ -386,6 +455,7 @@ class Worker:
                 process_started_at=psutil.Process().create_time(),
                 device=engine.device if engine else None,
                 model=engine.model if engine else None,
+                slots=min(engine.slots, self._together) if engine else self._together,
                 beat_at=utcnow(),
             )
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from studio.engine.quiet import quiet
 from studio.engine.spectral_codec import SpectralCodec, SpectralCodecConfig
-from studio.engine.text import WordPieceConditioner, WordPieces
+from studio.engine.text import TimeConditioner, WordPieceConditioner, WordPieces
 from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig
 from studio.engine.weights import CONDITIONERS, decoder_shapes, save_bundle
 
@@ -137,14 +137,15 @@ def write_t5(folder: Path, shape: Shape = TINY, seed: int = 0) -> None:
 def write_bundle(folder: Path, seed: int = 0) -> None:
     """A model in the format of musicgen-mini, tiny and untrained."""
     torch.manual_seed(seed)
-    config = DecoderConfig(dim=32, heads=4, layers=2, ffn=64, cardinality=32)
+    config = DecoderConfig(dim=32, heads=4, layers=2, ffn=64, cardinality=32, summed=True)
     codec = SpectralCodec(
         SpectralCodecConfig(cardinality=32, dim=16, expansion=16, latent=8, encoder_coarse=1, decoder_coarse=1)
     )
     codec.codebooks.normal_()
     lm = {name: 0.1 * torch.randn(shape) for name, shape in decoder_shapes(config).items()}
     pieces = word_pieces()
-    save_bundle(folder, "test", config, lm, WordPieceConditioner(pieces.table.shape[1], 32), pieces, codec)
+    conditioner, time = WordPieceConditioner(pieces.table.shape[1], config.dim), TimeConditioner(config.dim)
+    save_bundle(folder, "test", config, lm, conditioner, time, pieces, codec)
 
 
 def word_pieces(dim: int = 16) -> WordPieces:

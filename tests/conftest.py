@@ -21,6 +21,26 @@ from studio.schemas import utcnow
 from studio.store.db import Database
 from studio.store.queue import JobQueue
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: threads of two processes wait for each other
+
+PROCESSES_MAX = 4  # torch and audiocraft take a gigabyte in each
+WHOLE = ("not slow", "")  # what `-m` says when nobody chose
+
+# The files that take longest, the longest first, so that no process waits for the other at the end.
+LONGEST = ("browser", "queue", "decoder", "weights", "endpoints", "training_data", "studio", "rest")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite in a process a core; a part of it in this one, which is sooner at work."""
+    chosen = config.option.keyword or config.getoption("lf", False) or config.option.markexpr not in WHOLE
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not chosen
+    return min(os.cpu_count() or 1, PROCESSES_MAX) if whole else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
 
 class Clock:
     """Stands still until somebody moves it."""
@@ -74,8 +94,10 @@ class PostgresServer:
     def clear(self) -> str:
         """The one with tables, emptied: a tenth of the time that a new one takes."""
         with psycopg.connect(self.migrated, autocommit=True) as connection:
-            connection.execute("TRUNCATE generations, attempts, workers RESTART IDENTITY")
-            connection.execute("UPDATE ledger SET version = 0")
+            connection.execute(
+                "TRUNCATE generations, attempts, deliveries, waits, depths, answers, workers RESTART IDENTITY"
+            )
+            connection.execute("UPDATE ledger SET version = 0, paused_at = NULL")
         return self.migrated
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from studio.clip import Clip
-from studio.engine.base import Event, Failed, Finished, LoadProgress, Progress
+from studio.engine.base import Chunk, Event, Failed, Finished, LoadProgress, Progress
 from studio.errors import ModelNotFound
 from studio.schemas import GenerationRequest
 
@@ -26,7 +26,8 @@ class _Slot:
 
 
 class SineEngine:
-    """Decodes ten steps a second of audio; the seed is the pitch. A prompt with "explode" fails at its second step."""
+    """Decodes ten steps a second of audio, each a chunk; the seed is the pitch. A prompt with "explode" fails at its
+    second step."""
 
     device = "cpu"
     precision = "fp32"
@@ -60,10 +61,11 @@ class SineEngine:
         if "explode" in slot.request.prompt and slot.done == 2:
             del self._in_flight[key]
             return [Failed(key, RuntimeError("the engine exploded"))]
-        events: list[Event] = [Progress(key, slot.done, slot.total)]
+        clip = sine(slot.request)
+        events: list[Event] = [Progress(key, slot.done, slot.total), Chunk(key, part(clip, slot.done, slot.total))]
         if slot.done == slot.total:
             del self._in_flight[key]
-            events.append(Finished(key, sine(slot.request)))
+            events.append(Finished(key, clip))
         return events
 
     def evict(self, key: str) -> None:
@@ -79,6 +81,12 @@ def sine(request: GenerationRequest) -> Clip:
     time = np.arange(round(request.duration * SAMPLE_RATE)) / SAMPLE_RATE
     wave = 0.5 * np.sin(2 * np.pi * (220 + request.seed % 220) * time)
     return Clip(wave.astype(np.float32)[None], SAMPLE_RATE)
+
+
+def part(clip: Clip, number: int, of: int) -> Clip:
+    """One of so many parts of a clip; numbers count from 1."""
+    length = clip.samples.shape[1]
+    return Clip(clip.samples[:, length * (number - 1) // of : length * number // of], clip.sample_rate)
 
 
 def load_sine(model: str, progress: LoadProgress) -> SineEngine:

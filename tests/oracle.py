@@ -19,8 +19,9 @@ from studio.engine.weights import decoder_shapes
 TEXT_DIM = 12
 MONO = DecoderConfig(dim=32, heads=2, layers=3, ffn=128, delays=MONO_DELAYS, cardinality=64)
 STEREO = DecoderConfig(dim=48, heads=3, layers=2, ffn=192, delays=STEREO_DELAYS, cardinality=40)
+SUMMED = DecoderConfig(dim=32, heads=2, layers=2, ffn=128, cardinality=64, summed=True)
 PREPENDED = DecoderConfig(dim=32, heads=2, layers=2, ffn=128, cardinality=64, cross_attention=False)
-SHAPES = {"mono": MONO, "stereo": STEREO, "prepended": PREPENDED}
+SHAPES = {"mono": MONO, "stereo": STEREO, "summed": SUMMED, "prepended": PREPENDED}
 
 
 @cache
@@ -51,9 +52,10 @@ class Oracle:
 
     def conditions(self, prompt: str) -> Conditions:
         """The prompt as the studio's decoder takes it."""
-        text = self.tensors(prompt)["description"][0]  # [2, S, dim], prompted and null
+        tensors = self.tensors(prompt)
+        text = tensors["description"][0]  # [2, S, dim], prompted and null
         if self.config.cross_attention:
-            return Conditions(cross=text[0])
+            return Conditions(cross=text[0], summed=tensors["gist"][0] if self.config.summed else None)
         return Conditions(prefix=text[0], null_prefix=text[1])
 
     def tensors(self, prompt: str) -> Any:
@@ -77,7 +79,7 @@ class Oracle:
 
     def _attributes(self, *prompts: str | None) -> list[Any]:
         attributes = audiocraft().modules.conditioners.ConditioningAttributes
-        return [attributes(text={"description": prompt}) for prompt in prompts]
+        return [attributes(text=dict.fromkeys(self.lm.condition_provider.conditioners, prompt)) for prompt in prompts]
 
 
 def oracle(config: DecoderConfig, seed: int = 0) -> Oracle:
@@ -86,9 +88,13 @@ def oracle(config: DecoderConfig, seed: int = 0) -> Oracle:
     torch.manual_seed(seed)
     how = "cross" if config.cross_attention else "prepend"
     fuse: dict[str, list[str]] = {"sum": [], "prepend": [], "cross": [], "input_interpolate": []}
+    conditioners = {"description": _letters(config.dim)}
+    if config.summed:
+        conditioners["gist"] = _letters(config.dim, gist=True)
+        fuse["sum"] = ["gist"]
     lm = models.lm.LMModel(
         modules.codebooks_patterns.DelayedPatternProvider(config.codebooks, list(config.delays)),
-        modules.conditioners.ConditioningProvider({"description": _letters(config.dim)}),
+        modules.conditioners.ConditioningProvider(conditioners),
         modules.conditioners.ConditionFuser(fuse | {how: ["description"]}),
         n_q=config.codebooks,
         card=config.cardinality,
@@ -113,8 +119,8 @@ def oracle(config: DecoderConfig, seed: int = 0) -> Oracle:
     return Oracle(config, lm)
 
 
-def _letters(dim: int) -> Any:
-    """A text conditioner that knows the alphabet."""
+def _letters(dim: int, gist: bool = False) -> Any:
+    """A text conditioner that knows the alphabet; with `gist` it says one thing of the whole text [B, 1, dim]."""
     conditioners = audiocraft().modules.conditioners
 
     class Letters(conditioners.TextConditioner):  # type: ignore[misc, name-defined]
@@ -130,6 +136,7 @@ def _letters(dim: int) -> Any:
 
         def forward(self, tokens: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             ids, mask = tokens
-            return self.output_proj(self.table(ids)) * mask[..., None], mask
+            said = self.output_proj(self.table(ids)) * mask[..., None]
+            return (said.sum(1, keepdim=True), mask[:, :1]) if gist else (said, mask)
 
     return Letters()

@@ -6,18 +6,33 @@ the bundled model at work.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)  # fmt: skip
 
 from studio import Settings, Studio
 from studio.api.server import serving
 from studio.engine.base import LoadProgress
+from studio.errors import JobConflict
+from studio.schemas import JobStatus
 from tests.fakes import SineEngine
+from tests.receivers import receiving
 from tests.serving import Served, served
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -29,11 +44,12 @@ ARGS = [
 ]  # fmt: skip
 PATIENCE_MS = 60_000
 NASTY = "<b>${alert(1)}</b> `tick` {{mustache}} \\ \"double\" 'single'"
-STEP_S = 0.04
+STEP_S = 0.025
+HEARD = "Number(document.querySelector('.card .wave').ariaValueNow)"  # seconds
 
 
 def load_audible(model: str, progress: LoadProgress) -> SineEngine:
-    """Slow enough to be watched: a second of audio takes four tenths of one."""
+    """Slow enough to be watched: a second of audio takes a quarter of one."""
     return SineEngine(model, slots=2, step_s=STEP_S)
 
 
@@ -52,7 +68,9 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("data"), load_audible) as running:
+    proxied = {"trusted_proxies": ["127.0.0.1"]}  # a page that says X-Forwarded-For comes from somewhere else
+    hooks = {"webhook_secret": f"whsec_{'QUJD' * 8}", "webhook_allow_private": True}
+    with served(tmp_path_factory.mktemp("data"), load_audible, **proxied, **hooks) as running:
         yield running
 
 
@@ -70,7 +88,8 @@ class Complaints:
         page.on("request", self._request)
 
     def _console(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
+        silent = message.location["url"].endswith("/stream")  # a job that failed before it was heard
+        if message.type == "error" and not silent:
             self.heard.append(f"console: {message.text}")
 
     def _request(self, request: Request) -> None:
@@ -81,7 +100,7 @@ class Complaints:
 @pytest.fixture(scope="module")
 def context(chromium: Browser) -> Iterator[BrowserContext]:
     """One for all tests, since its cache makes the page quick to load."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, permissions=["clipboard-read"])
     context.set_default_timeout(PATIENCE_MS)
     yield context
     context.close()
@@ -97,7 +116,17 @@ def page(context: BrowserContext, place: Served) -> Iterator[Page]:
     yield page
     page.evaluate("localStorage.clear()")
     page.close()
+    end_all(place)
     assert complaints.heard == []
+
+
+def end_all(place: Served) -> None:
+    """Leave no work of this visitor's to the next one."""
+    place.studio.resume()
+    unfinished = [place.studio.jobs(status, page_size=100).jobs for status in (JobStatus.PENDING, JobStatus.PROCESSING)]
+    for job in itertools.chain(*unfinished):
+        with contextlib.suppress(JobConflict):  # it has ended by itself
+            place.studio.cancel(job.job_id, force=True)
 
 
 def visit(page: Page, url: str) -> None:
@@ -106,9 +135,11 @@ def visit(page: Page, url: str) -> None:
     page.wait_for_function("window.studio && document.querySelector('.cards, .empty')")
 
 
-def generate(page: Page, prompt: str, *, wait: str = "") -> str:
+def generate(page: Page, prompt: str, *, wait: str = "", seconds: int | None = None) -> str:
     """Type a prompt, press Ctrl+Enter; the id of the job that appears (and has reached the status `wait`)."""
     known = page.locator("#composer ~ * .card").count()
+    if seconds:
+        page.get_by_label("number input for Duration").first.fill(str(seconds))
     page.fill("#prompt textarea", prompt)
     page.press("#prompt textarea", "Control+Enter")
     expect(page.locator(".card")).to_have_count(known + 1)
@@ -127,15 +158,58 @@ def open_tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).click()
 
 
-def test_a_prompt_becomes_music_that_plays(page: Page) -> None:
-    job_id = generate(page, "sad piano", wait="completed")
-    player = page.locator(f"{card(job_id, 'completed')} studio-player")
-    page.wait_for_function("document.querySelector('.card audio').duration > 0")
-    assert page.evaluate("document.querySelector('.card audio').duration") == pytest.approx(8.0, abs=0.1)
+def test_a_prompt_becomes_music_that_plays_while_it_is_made(page: Page) -> None:
+    job_id = generate(page, "sad piano", seconds=20)
+    player = page.locator(".card studio-player")
+    expect(player.get_by_role("button", name="Pause")).to_be_visible()
+    page.wait_for_function(f"{HEARD} > 0")
+    assert page.locator(card(job_id, "processing")).count()
+    page.evaluate("window.first = document.querySelector('.card studio-player')")
+    page.wait_for_selector(card(job_id, "completed"))
+    assert page.evaluate("window.first === document.querySelector('.card studio-player')")
+    at = page.evaluate(HEARD)
+    assert 0 < at < 20
+    player.get_by_role("button", name="Pause").click()
+    page.wait_for_function("document.querySelector('.card audio').duration > 0")  # from here on it is the file
+    assert page.evaluate("document.querySelector('.card audio').duration") == pytest.approx(20.0, abs=0.1)
+    assert page.evaluate(HEARD) == pytest.approx(at, abs=2)
     expect(player.locator(".wave.drawn")).to_be_visible()
     player.get_by_role("button", name="Play").click()
-    page.wait_for_function("document.querySelector('.card audio').currentTime > 0")
+    page.wait_for_function(f"{HEARD} > {at} && !document.querySelector('.card audio').paused")
     expect(player.get_by_role("button", name="Pause")).to_be_visible()
+
+
+def test_music_that_is_not_paused_is_heard_to_its_end_once(page: Page) -> None:
+    generate(page, "short piece", seconds=3, wait="completed")
+    expect(page.get_by_role("button", name="Play")).to_be_visible()
+    page.wait_for_function("document.querySelector('.card audio').duration > 0")
+    assert page.evaluate("document.querySelector('.card audio').played.length") == 0
+    assert page.evaluate(HEARD) == 0
+
+
+def test_music_that_is_made_slowly_waits_until_it_will_not_stutter(context: BrowserContext, tmp_path: Path) -> None:
+    def load(model: str, progress: LoadProgress) -> SineEngine:
+        return SineEngine(model, step_s=0.2)
+
+    with served(tmp_path, load) as server:
+        page = context.new_page()
+        visit(page, server.url)
+        generate(page, "slow one", seconds=4)
+        button = page.locator(".card .play.playing")
+        expect(button).to_have_class(re.compile("waiting"))
+        page.wait_for_function(f"{HEARD} > 0")
+        assert server.studio.jobs().jobs[0].progress > 0.5
+        page.close()
+
+
+def test_a_running_job_that_was_asked_for_elsewhere_plays_at_a_click(page: Page, place: Served) -> None:
+    job_id = place.ask("made elsewhere", duration=20)
+    visit(page, f"{place.url}/?job={job_id}")
+    page.locator(card(job_id, "processing")).get_by_role("button", name="Play").click()
+    page.wait_for_function(f"{HEARD} > 0")
+    place.studio.cancel(job_id, force=True)
+    page.wait_for_selector(card(job_id, "cancelled"))
+    expect(page.locator(".card studio-player")).to_have_count(0)
 
 
 def test_the_download_has_a_name_that_says_what_it_is(page: Page) -> None:
@@ -147,7 +221,7 @@ def test_the_download_has_a_name_that_says_what_it_is(page: Page) -> None:
 
 
 def test_the_bar_moves_with_the_decode_steps(page: Page) -> None:
-    job_id = generate(page, "long drone")
+    job_id = generate(page, "long drone", seconds=14)
     seen = set()
     while not page.locator(card(job_id, "completed")).count():
         seen.add(page.evaluate("document.querySelector('.card [role=progressbar]')?.ariaValueNow"))
@@ -156,14 +230,14 @@ def test_the_bar_moves_with_the_decode_steps(page: Page) -> None:
 
 
 def test_a_job_can_be_cancelled_while_it_runs(page: Page, place: Served) -> None:
-    job_id = generate(page, "cancel me", wait="processing")
+    job_id = generate(page, "cancel me", wait="processing", seconds=30)
     page.get_by_role("button", name="Cancel").click()
     page.wait_for_selector(card(job_id, "cancelled"))
     assert place.job(job_id)["status"] == "cancelled"
 
 
 def test_a_reload_while_music_is_made_finds_the_job(page: Page, place: Served) -> None:
-    job_id = generate(page, "come back to me", wait="processing")
+    job_id = generate(page, "come back to me", wait="processing", seconds=20)
     visit(page, place.url)
     page.wait_for_selector(card(job_id, "completed"))
     expect(page.locator("#prompt textarea")).to_have_value("come back to me")
@@ -177,12 +251,14 @@ def test_another_browser_finds_a_job_by_its_link(page: Page, place: Served) -> N
 
 
 def test_music_goes_on_playing_while_more_is_made(page: Page) -> None:
-    first = generate(page, "play this", wait="completed")
-    page.locator(card(first, "completed")).get_by_role("button", name="Play").click()
-    page.evaluate("window.playing = document.querySelector('.card audio')")
-    page.wait_for_function("window.playing.currentTime > 0")
-    generate(page, "and make this")
-    assert page.evaluate("window.playing.isConnected && !window.playing.paused")
+    generate(page, "play this", seconds=20, wait="completed")
+    page.evaluate("window.playing = document.querySelector('.card studio-player')")
+    second = generate(page, "and make this", seconds=1, wait="completed")
+    assert page.evaluate("window.playing.isConnected && !window.playing.sound.paused")
+    other = page.locator(card(second, "completed"))
+    other.get_by_role("button", name="Play").click()
+    page.wait_for_function("document.querySelector('.card audio').currentTime > 0")
+    assert page.evaluate("window.playing.sound.paused")
 
 
 def test_again_makes_a_second_job_with_another_seed(page: Page) -> None:
@@ -190,6 +266,26 @@ def test_again_makes_a_second_job_with_another_seed(page: Page) -> None:
     page.get_by_role("button", name="Again with a new seed").click()
     expect(page.locator(".card")).to_have_count(2)
     assert page.locator(".card").nth(1).get_attribute("data-key") == first
+
+
+def test_a_job_can_start_after_another_and_tell_a_webhook(page: Page, place: Served) -> None:
+    place.studio.pause()
+    first = generate(page, "the first of two", seconds=1)
+    page.get_by_text("Sampling, seed, order, webhook").click()
+    page.get_by_label("Starts after").fill(f"{first}, gen_nonesuch")
+    page.fill("#prompt textarea", "the second of two")
+    page.press("#prompt textarea", "Control+Enter")
+    expect(page.get_by_role("alert")).to_contain_text("Starts after: There is no job 'gen_nonesuch'.")
+    page.get_by_label("Starts after").fill(first)
+    with receiving() as receiver:
+        page.get_by_label("Webhook").fill(receiver.url)
+        second = generate(page, "the second of two", seconds=1)
+        expect(page.locator(".card").first).to_contain_text("Starts after 1 other job")
+        place.studio.cancel(first)
+        page.locator(f'.card[data-key="{second}"] [data-do=open]').click()
+        expect(page.locator(".drawer")).to_contain_text("had to be completed before this one")
+        expect(page.locator(".drawer .attempts .delivered")).to_contain_text("job.failed")
+        assert len(receiver.requests) == 1
 
 
 def test_an_invalid_prompt_says_why_and_stays(page: Page) -> None:
@@ -216,27 +312,183 @@ def test_an_example_can_be_taken_and_undone(page: Page) -> None:
     expect(page.locator("#prompt textarea")).to_have_value("my own words")
 
 
-def test_a_batch_becomes_rows_and_the_queue_shows_them(page: Page) -> None:
+# Sheets and batches
+
+
+def cell(page: Page, row: int, field: str) -> Locator:
+    """A cell of the sheet; rows count from 1."""
+    return page.locator(".sheet-row").nth(row - 1).locator(f"[data-field={field}]")
+
+
+def sheet_says(page: Page) -> list[dict[str, str]]:
+    """The rows as the sheet would send them."""
+    rows: list[dict[str, str]] = page.evaluate("document.querySelector('.sheet').studioSheet.rows")
+    return rows
+
+
+def test_a_template_and_takes_become_jobs_in_batches(page: Page, place: Served) -> None:
     open_tab(page, "Batch")
-    page.fill("#lines textarea", "calm piano\n\njazz trio\nheavy metal")
-    expect(page.locator(".count")).to_have_text("3 of 10 prompts")
-    page.get_by_role("button", name="Generate all").click()
-    expect(page.locator("[role=tabpanel]:visible .job")).to_have_count(3)
-    expect(page.locator("[role=tabpanel]:visible .job[data-status=completed] studio-player")).to_have_count(3)
-    open_tab(page, "Queue")
-    rows = page.locator("[role=tabpanel]:visible .job .prompt-text")
-    expect(rows.first).to_have_text("heavy metal")
-    assert rows.all_text_contents()[:3] == ["heavy metal", "jazz trio", "calm piano"]
+    cell(page, 1, "prompt").fill("{calm|dark} piano {{80}}")
+    cell(page, 2, "prompt").fill("fast drums")
+    cell(page, 2, "variations").fill("9")
+    cell(page, 2, "duration").fill("1")
+    expect(page.locator(".plan")).to_contain_text("11 jobs from 2 rows")
+    expect(page.locator(".plan")).to_contain_text("They go as 2 batches")
+    cell(page, 2, "prompt").press("Control+Enter")
+    expect(page.locator(".batch[data-key]")).to_have_count(2)
+    expect(page.locator(".batch.all")).to_contain_text("of 11 ended")
+    expect(page.locator("#batches .prompt-text").first).to_have_text("calm piano {80}")
+    assert sheet_says(page) == []
+    page.get_by_role("button", name="Undo").click()
+    assert sheet_says(page)[1] == {"prompt": "fast drums", "variations": "9", "duration": "1"}
+    page.get_by_role("button", name="Cancel all the rest").click()
+    expect(page.locator(".batch.all")).to_have_count(0)
+    assert place.studio.queue_stats().pending_jobs == 0
 
 
-def test_one_wrong_line_keeps_a_batch_from_being_submitted(page: Page, place: Served) -> None:
+def test_a_csv_file_fills_the_sheet_and_its_batch_can_be_followed_cancelled_and_downloaded(page: Page) -> None:
+    open_tab(page, "Batch")
+    page.locator(".sheet").wait_for()
+    csv = b'prompt,duration,seed\n"piano, calm",1,7\njazz trio,30,\n'
+    upload = page.locator(".sheet input[type=file]")
+    upload.set_input_files({"name": "songs.csv", "mimeType": "text/csv", "buffer": csv})
+    expect(cell(page, 1, "prompt")).to_have_value("piano, calm")
+    upload.set_input_files({"name": "bad.csv", "mimeType": "text/csv", "buffer": b"prompt,tempo\nx,1"})
+    expect(page.locator(".problem:visible")).to_contain_text("there is no column 'tempo'")
+    jsonl = b'{"prompt": "slow blues", "duration": 30}'
+    upload.set_input_files({"name": "more.jsonl", "mimeType": "text/plain", "buffer": jsonl})
+    expect(cell(page, 3, "prompt")).to_have_value("slow blues")
+    page.get_by_role("button", name="Generate 3").click()
+    batch = page.locator(".batch[data-key]")
+    expect(batch).to_contain_text("1 of 3 done")
+    batch.get_by_role("button", name="Cancel the rest").click()
+    expect(batch).to_contain_text("2 cancelled")
+    with page.expect_download() as download:
+        batch.get_by_role("link", name="Download as zip").click()
+    assert Path(download.value.path()).read_bytes()[:2] == b"PK"
+
+
+def test_cells_are_pasted_from_a_spreadsheet_and_wrong_ones_say_why_in_place(page: Page, place: Served) -> None:
     before = place.studio.jobs().total
     open_tab(page, "Batch")
-    page.fill("#lines textarea", "calm piano\nx")
-    page.press("#lines textarea", "Control+Enter")
-    expect(page.locator(".problem:visible")).to_contain_text("Line 2: must have 3 to 500 characters, not 1.")
-    expect(page.locator("#lines textarea")).to_have_value("calm piano\nx")
+    cell(page, 2, "prompt").focus()
+    page.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            data.setData("text/plain", "sad piano\\t99\\nfast drums\\t4\\n");
+            const options = { clipboardData: data, bubbles: true, cancelable: true };
+            document.activeElement.dispatchEvent(new ClipboardEvent("paste", options));
+        }"""
+    )
+    expect(cell(page, 3, "duration")).to_have_value("4")
+    assert sheet_says(page) == [
+        {},
+        {"prompt": "sad piano", "duration": "99"},
+        {"prompt": "fast drums", "duration": "4"},
+    ]
+    wrong = page.locator(".sheet-row").nth(1).locator(".wrong")
+    expect(wrong).to_contain_text("Duration: Input should be less than or equal to 30.")
+    cell(page, 2, "prompt").press("Control+Enter")
+    expect(page.locator(".problem:visible")).to_contain_text("Row 2, Duration")
     assert place.studio.jobs().total == before
+    visit(page, place.url)  # a sheet outlives the page
+    open_tab(page, "Batch")
+    expect(cell(page, 3, "prompt")).to_have_value("fast drums")
+    cell(page, 2, "duration").fill("4")
+    expect(wrong).to_be_hidden()
+
+
+def test_who_asks_too_often_is_told_when_to_try_again_and_loses_nothing(page: Page, place: Served) -> None:
+    page.set_extra_http_headers({"X-Forwarded-For": "203.0.113.9"})
+    open_tab(page, "Batch")
+    cell(page, 1, "prompt").fill("burst {a|b|c|d|e|f|g|h|i|j|k|l}")
+    cell(page, 1, "duration").fill("1")
+    page.get_by_role("button", name="Generate 12").click()
+    refusal = page.locator("[role=tabpanel]:visible .problem")
+    expect(refusal).to_contain_text("1 of 2 batches are on their way; the others are still in the sheet.")
+    expect(refusal.locator("studio-countdown")).to_have_text(re.compile(r"try again in \d+ s\."))
+    expect(cell(page, 2, "prompt")).to_have_value("burst l")
+    open_tab(page, "Prompt")
+    page.fill("#prompt textarea", "one more")
+    page.press("#prompt textarea", "Control+Enter")
+    expect(page.locator("[role=tabpanel]:visible .problem")).to_contain_text("Too many requests: try again in ")
+    first = page.locator("[role=tabpanel]:visible studio-countdown").text_content()
+    expect(page.locator("[role=tabpanel]:visible studio-countdown")).not_to_have_text(first or "")
+    expect(page.locator("#prompt textarea")).to_have_value("one more")
+
+
+# The queue
+
+
+def in_queue(page: Page, job_id: str) -> Locator:
+    return page.locator(f'#queue-table .job[data-key="{job_id}"]')
+
+
+def test_the_queue_is_paused_reordered_cancelled_stopped_and_tried_again(page: Page, place: Served) -> None:
+    running = place.ask("runs for long", duration=30)
+    place.until(lambda: place.job(running)["status"] == "processing")
+    open_tab(page, "Queue")
+    page.get_by_role("button", name="Pause the queue").click()
+    expect(page.locator(".queue-state.paused")).to_contain_text("The queue is paused since")
+    first, second = place.ask("waits first", duration=30), place.ask("waits second", duration=30)
+    expect(in_queue(page, second)).to_contain_text("Number 2 in the queue")
+    in_queue(page, second).get_by_role("button", name="To the front").click()
+    expect(in_queue(page, second)).to_contain_text("Next in the queue")
+    in_queue(page, second).get_by_role("button", name="Cancel").click()
+    expect(in_queue(page, second)).to_have_attribute("data-status", "cancelled")
+    in_queue(page, running).get_by_role("button", name="Stop").click()
+    expect(in_queue(page, running)).to_have_attribute("data-status", "cancelled")
+    in_queue(page, second).get_by_role("button", name="Try again").click()
+    expect(in_queue(page, second)).to_have_attribute("data-status", "pending")
+    page.get_by_role("button", name="Resume").click()
+    expect(in_queue(page, first)).to_have_attribute("data-status", "processing")
+    for job_id in (first, second):
+        place.studio.cancel(job_id, force=True)
+
+
+def test_the_queue_has_pages_and_can_be_searched(page: Page, place: Served) -> None:
+    place.studio.pause()
+    jobs = [place.ask(f"needle {number}", duration=30) for number in range(21)]
+    open_tab(page, "Queue")
+    page.fill("#search input, #search textarea", "NEEDLE 1")
+    expect(page.locator("#queue-table .job")).to_have_count(11)
+    page.fill("#search input, #search textarea", "needle")
+    expect(page.locator("#queue-table .pager")).to_contain_text("Page 1 of 2")
+    page.get_by_label("Waiting").check()  # then the next to start comes first
+    expect(page.locator("#queue-table .job .prompt-text").first).to_have_text("needle 0")
+    page.get_by_role("button", name="Last").click()
+    expect(page.locator("#queue-table .job")).to_have_count(1)
+    page.fill("#search input, #search textarea", "no such thing")
+    expect(page.locator("#queue-table .empty")).to_contain_text("Nothing matches “no such thing”.")
+    for job_id in jobs:
+        place.studio.cancel(job_id)
+    place.studio.resume()
+
+
+def test_the_drawer_shows_all_attempts_and_the_keyboard_goes_from_job_to_job(page: Page, place: Served) -> None:
+    other, failed = place.ask("quiet one"), place.ask("explode in the drawer")
+    place.finish(failed)
+    place.finish(other)
+    open_tab(page, "Queue")
+    in_queue(page, failed).locator(".open").click()
+    drawer = page.locator(".drawer")
+    expect(drawer.locator(".attempts li")).to_have_count(4)
+    drawer.get_by_text("Stack trace").first.click()
+    expect(drawer.locator("pre").first).to_contain_text("RuntimeError: the engine exploded")
+    drawer.get_by_role("button", name="Copy as curl").click()
+    expect(drawer.get_by_role("button", name="Copied")).to_be_visible()
+    assert f"curl -X POST {place.url}/api/v1/generate" in page.evaluate("navigator.clipboard.readText()")
+    page.keyboard.press("Escape")
+    expect(drawer).to_be_hidden()
+    expect(in_queue(page, failed).locator(".open")).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    expect(in_queue(page, other).locator(".open")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(drawer).to_contain_text("quiet one")
+    expect(drawer.locator("studio-player")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    expect(page.locator("#search input, #search textarea")).to_be_focused()
 
 
 def test_the_queue_can_be_narrowed_to_one_status(page: Page, place: Served) -> None:
@@ -253,6 +505,85 @@ def test_a_failed_job_can_be_tried_again(page: Page) -> None:
     expect(page.locator(".card .why")).to_contain_text("exploded")
     page.get_by_role("button", name="Try again").click()
     page.wait_for_selector(f"{card(job_id, 'processing')}, {card(job_id, 'pending')}")
+
+
+def test_progress_shows_in_two_browsers_at_once(page: Page, place: Served, chromium: Browser) -> None:
+    other = chromium.new_context()
+    second = other.new_page()
+    second.set_default_timeout(PATIENCE_MS)
+    second.goto(f"{place.url}/#queue")
+    second.locator("#queue-table").wait_for()
+    job_id = place.ask("seen by two", duration=30)
+    visit(page, f"{place.url}/?job={job_id}")
+    for bar in (page.locator(".card [role=progressbar]"), in_queue(second, job_id).locator("[role=progressbar]")):
+        expect(bar).not_to_have_attribute("aria-valuenow", "0")
+    place.studio.cancel(job_id, force=True)
+    page.wait_for_selector(card(job_id, "cancelled"))
+    expect(in_queue(second, job_id)).to_have_attribute("data-status", "cancelled")
+    other.close()
+
+
+# The system
+
+
+def test_the_system_tab_tells_what_is_well_and_what_is_set(page: Page, place: Served) -> None:
+    open_tab(page, "System")
+    expect(page.locator(".sum")).to_contain_text("Everything works")
+    for name in ("Database", "Queue", "GPU", "Disk space"):
+        expect(page.locator(".check h3").filter(has_text=name)).to_be_visible()
+    expect(page.locator(".chart")).to_have_count(2)
+    expect(page.locator(".workers li")).to_contain_text("musicgen-mini on cpu")
+    page.locator(".settings summary").click()
+    expect(page.locator(".settings")).to_contain_text("DGX_MUSIC_RATE_LIMIT_PER_MINUTE")
+    waiting = page.locator("[role=tabpanel]:visible .stats div").first
+    place.studio.pause()
+    job_id = place.ask("counted")
+    expect(waiting).to_have_text("Waiting1")
+    expect(page.locator(".settings[open]")).to_be_visible()  # what was opened stays open
+    place.studio.cancel(job_id)
+    place.studio.resume()
+    expect(waiting).to_have_text("Waiting0")
+
+
+def test_no_tab_is_wider_than_a_phone(page: Page) -> None:
+    generate(page, "on the way", wait="completed")
+    page.set_viewport_size({"width": 390, "height": 844})
+    for name in ("Prompt", "Batch", "Queue", "System"):
+        open_tab(page, name)
+        page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+    open_tab(page, "Queue")
+    page.locator("#queue-table .open").first.click()
+    assert page.locator(".drawer").evaluate("drawer => drawer.offsetWidth") == 390
+
+
+def test_a_reload_comes_back_to_the_tab(page: Page) -> None:
+    open_tab(page, "Queue")
+    page.reload()
+    expect(page.locator("#search")).to_be_visible()
+
+
+def test_a_page_where_nothing_happens_asks_seldom_and_wakes_at_a_touch(page: Page, place: Served) -> None:
+    page.clock.install()
+    visit(page, place.url)
+    page.clock.pause_at((page.evaluate("Date.now()") + 1000) / 1000)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+
+    def pulses(seconds: int) -> int:
+        asked.clear()
+        for _ in range(2 * seconds):
+            page.clock.run_for(500)
+            page.wait_for_timeout(100)  # the page's clock stands still: the server has time to answer
+        return sum("gradio_api" in url for url in asked)
+
+    assert pulses(3) > 3  # twice a second, while the page is new
+    page.clock.run_for(9000)
+    assert 1 <= pulses(5) <= 3  # every 2.5 s, since nothing happens
+    page.keyboard.press("Shift")
+    assert pulses(3) > 3
+    page.evaluate("Object.defineProperty(document, 'hidden', { get: () => true })")
+    page.clock.run_for(30_000)
+    assert pulses(20) == 1  # nobody looks
 
 
 def test_a_link_opens_the_documentation_of_the_endpoints(context: BrowserContext, place: Served) -> None:
@@ -288,6 +619,12 @@ def take_pictures(page: Page, folder: Path) -> None:
         page.wait_for_timeout(700)  # until transitions have ended
         page.screenshot(path=folder / f"{name}.png")
 
+    def both(name: str) -> None:
+        picture(f"{name}-light")
+        page.click("#theme-switch")
+        picture(f"{name}-dark")
+        page.click("#theme-switch")
+
     generate(page, "warm lo-fi hip hop, dusty drums, 80 bpm", wait="completed")
     generate(page, "sad piano, slow, no drums", wait="completed")
     page.wait_for_function("document.querySelectorAll('.wave.drawn').length == 2")
@@ -301,12 +638,23 @@ def take_pictures(page: Page, folder: Path) -> None:
     picture("prompt-dark")
     page.click("#theme-switch")
     open_tab(page, "Batch")
-    page.fill("#lines textarea", "calm piano, slow, no drums\njazz trio, walking bass\nheavy metal, fast drums")
-    page.press("#lines textarea", "Control+Enter")
-    page.locator("[role=tabpanel]:visible .job[data-status=completed]").first.wait_for()
-    picture("batch-light")
+    cell(page, 1, "prompt").fill("{calm|dark} piano at {80|120} bpm")
+    cell(page, 2, "prompt").fill("jazz trio, walking bass")
+    cell(page, 2, "variations").fill("3")
+    cell(page, 2, "duration").fill("4")
+    cell(page, 2, "prompt").press("Control+Enter")
+    page.locator("#batches .job[data-status=completed]").first.wait_for()
+    page.get_by_role("button", name="Undo").click()
+    page.locator(".plan b").first.wait_for()
+    both("batch")
+    page.get_by_role("button", name="Generate 7").click()
     open_tab(page, "Queue")
-    page.locator("[role=tabpanel]:visible .job").first.wait_for()
-    picture("queue-light")
-    page.click("#theme-switch")
-    picture("queue-dark")
+    page.locator("#queue-table .job[data-status=processing]").first.wait_for()
+    both("queue")
+    page.locator("#queue-table .job[data-status=completed] .open").first.click()
+    page.locator(".drawer .wave.drawn").wait_for()
+    picture("drawer-light")
+    page.keyboard.press("Escape")
+    open_tab(page, "System")
+    page.locator(".chart .line").first.wait_for()
+    both("system")

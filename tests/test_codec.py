@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from studio.engine.codec import EnCodec, MiniCodec, exported_encodec, pretrained_encodec
+from studio.engine.model import Codec
 from studio.engine.quiet import quiet
 from studio.engine.spectral_codec import SpectralCodec, SpectralCodecConfig
 from tests.checkpoints import TINY, Export, write_compression, write_encodec_repository
@@ -75,14 +76,49 @@ def test_a_codec_from_its_own_repository_decodes_as_transformers_does(stereo: bo
     assert (codec.channels, codec.codebooks) == ((2, 8) if stereo else (1, 4))
     left = codes[:, 0::2] if stereo else codes
     torch.testing.assert_close(codec.decode(codes)[:, :1], model.decode(left[None], [None])[0], rtol=0, atol=0)
+    torch.testing.assert_close(streamed(codec, codes[0], [4, 9, 17]), codec.decode(codes[:1])[0], rtol=0, atol=1e-5)
 
 
-def test_the_bundled_codec_is_a_codec() -> None:
+def bundled() -> tuple[SpectralCodec, MiniCodec]:
     torch.manual_seed(0)
     config = SpectralCodecConfig(cardinality=TINY.cardinality, dim=16, expansion=16, latent=8)
     model = SpectralCodec(config).eval()
     model.codebooks.normal_()
-    codec = MiniCodec(model, CPU)
+    return model, MiniCodec(model, CPU)
+
+
+def streamed(codec: Codec, codes: Tensor, cuts: list[int]) -> Tensor:
+    """Codes [K, F] pushed in pieces that end at the cuts."""
+    stream, ends = codec.stream(), [*cuts, codes.shape[1]]
+    pieces = [
+        stream.push(codes[:, first:last], last == codes.shape[1]) for first, last in zip([0, *cuts], ends, strict=True)
+    ]
+    return torch.cat([piece for piece in pieces if piece.shape[1]], dim=1)
+
+
+CUTS = [[], [1], [5, 6, 20, 29], [10, 20], list(range(1, FRAMES))]
+
+
+@pytest.mark.parametrize("cuts", CUTS, ids=str)
+@torch.inference_mode()
+def test_the_bundled_codec_streams_what_it_decodes(cuts: list[int]) -> None:
+    model, codec = bundled()
+    codes = random_codes(codec.codebooks)
+    torch.testing.assert_close(streamed(codec, codes[0], cuts), model.decode(codes[:1])[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("stereo", [False, True])
+@torch.inference_mode()
+def test_an_exported_codec_streams_what_it_decodes(stereo: bool, tmp_path: Path) -> None:
+    codec = load_exported(tmp_path / "codec.bin", stereo)
+    codes = random_codes(codec.codebooks)
+    whole = codec.decode(codes[:1])[0]
+    for cuts in CUTS:
+        torch.testing.assert_close(streamed(codec, codes[0], cuts), whole, rtol=0, atol=1e-5)
+
+
+def test_the_bundled_codec_is_a_codec() -> None:
+    model, codec = bundled()
     codes = random_codes(codec.codebooks)
     assert (codec.sample_rate, codec.channels, codec.frame_rate, codec.codebooks) == (32_000, 1, 50.0, 4)
     torch.testing.assert_close(codec.decode(codes), model.decode(codes), rtol=0, atol=0)

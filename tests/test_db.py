@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import bindparam, inspect
 from sqlmodel import Session, SQLModel, text
+from sqlmodel.sql.sqltypes import UTCDateTime
 
 from studio.errors import ConfigurationError, DatabaseUnavailable
 from studio.store.db import Database, refuse_network_file_system
-from studio.store.tables import Worker
+from studio.store.queue import JobQueue
+from studio.store.tables import Worker, place_at
 
 
 def test_a_damaged_file_is_said_in_a_sentence(tmp_path: Path) -> None:
@@ -61,6 +64,35 @@ def indexes(session: Session) -> set[str]:
     }
     connection = session.connection()
     return {sql for (sql,) in connection.execute(text(query[connection.dialect.name]))}
+
+
+def test_a_database_of_an_older_studio_keeps_its_order_and_its_counts(empty_url: str) -> None:
+    database = Database(empty_url)
+    database.migrate("0004")
+    came = datetime(2026, 11, 7, 12, 0, 0, 250_000, tzinfo=UTC)
+    with database.write() as session:
+        for number, status in enumerate(["pending", "processing", "pending", "completed", "pending"]):
+            row = an_old_job(f"gen_{number}", status, came - timedelta(seconds=number / 10))
+            session.connection().execute(OLD_JOB, row)
+    database.migrate()
+    queue = JobQueue(database)
+    jobs = [queue.get(f"gen_{number}") for number in (4, 2, 0)]
+    assert [job.place for job in jobs] == [place_at(job.queued_at, 0) for job in jobs]
+    assert [queue.places(jobs)[job.job_id].position for job in jobs] == [1, 2, 3]
+    assert [claim.job_id for claim in queue.claim("w", 5, 30.0)] == ["gen_4", "gen_2", "gen_0"]
+    assert queue.stats().pending_jobs == 0
+    database.close()
+
+
+OLD_JOB = text(
+    "INSERT INTO generations (job_id, status, current_step, progress, prompt, model, duration, temperature, top_k, "
+    "top_p, cfg_coef, seed, priority, queued_at, retry_count, created_at, version, series) "
+    "VALUES (:job_id, :status, 'queued', 0, 'sad piano', 'mini', 8, 1, 250, 0, 3, 7, 0, :came, 0, :came, 1, 1)"
+).bindparams(bindparam("came", type_=UTCDateTime()))
+
+
+def an_old_job(job_id: str, status: str, came: datetime) -> dict[str, object]:
+    return {"job_id": job_id, "status": status, "came": came}
 
 
 def test_two_that_start_at_once_migrate_once(empty_url: str) -> None:

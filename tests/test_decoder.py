@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from studio.engine import delay
-from studio.engine.decoder import Decoder
+from studio.engine.decoder import Batch, Decoder
 from studio.engine.model import Conditions
 from studio.engine.sampling import FIRST_OF_KEPT, Sampling, SamplingRows, draw, truncate
 from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig
@@ -32,8 +31,10 @@ def mono() -> Oracle:
     return oracle(MONO)
 
 
-def decoder(reference: Oracle, slots: int = 4, dtype: torch.dtype = torch.float32) -> Decoder:
-    return Decoder(reference.config, reference.parameters, device=CPU, dtype=dtype, slots=slots, max_frames=MAX_FRAMES)
+def decoder(reference: Oracle, slots: int = 4, precision: str = "fp32") -> Decoder:
+    return Decoder(
+        reference.config, reference.parameters, device=CPU, precision=precision, slots=slots, max_frames=MAX_FRAMES
+    )
 
 
 def finish(decoder: Decoder, keys: list[str]) -> dict[str, Tensor]:
@@ -58,16 +59,16 @@ class Forced(Decoder):
         self.given = delay.delay(codes, self.config.delays, special=0)[:, 1:]  # [K, steps]
         self.seen: list[Tensor] = []
 
-    def _choose(self, batch: Any, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def _advance(self, batch: Batch) -> None:
         codes = self.given[None, :, len(self.seen)]
-        self.seen.append(logits[0])
-        return codes, torch.ones(codes.shape)
+        self.seen.append(self._step.logits(batch)[0])
+        self._step.record(1, codes, torch.ones(codes.shape))
 
 
 def test_logits_equal_audiocrafts(reference: Oracle) -> None:
     config, frames = reference.config, 90
     codes = torch.randint(config.cardinality, (config.codebooks, frames))
-    forced = Forced(config, reference.parameters, device=CPU, dtype=torch.float32, slots=2, max_frames=frames)
+    forced = Forced(config, reference.parameters, device=CPU, precision="fp32", slots=2, max_frames=frames)
     forced.force(codes)
     assert torch.equal(decode(forced, reference.conditions("sad piano"), frames, Sampling(0)), codes)
 
@@ -180,14 +181,14 @@ SAMPLINGS = [
 FRAMES = [40, 90, 25, 60]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_codes_do_not_depend_on_the_neighbours(reference: Oracle, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_codes_do_not_depend_on_the_neighbours(reference: Oracle, precision: str) -> None:
     """Four requests, one admitted every seven steps, leaving at different times, against each of them alone."""
     conditions = [reference.conditions(prompt) for prompt in PROMPTS]
     requests = list(zip(map(str, range(4)), conditions, FRAMES, SAMPLINGS, strict=True))
-    alone = {key: decode(decoder(reference, dtype=dtype), *request) for key, *request in requests}
+    alone = {key: decode(decoder(reference, precision=precision), *request) for key, *request in requests}
 
-    shared, together = decoder(reference, dtype=dtype), {}
+    shared, together = decoder(reference, precision=precision), {}
     for step in range(150):
         if step % 7 == 0 and step < 28:
             shared.admit(*requests[step // 7])
@@ -213,14 +214,37 @@ def test_an_evicted_request_leaves_at_once_and_the_others_go_on(mono: Oracle) ->
     assert {key: torch.equal(codes[key], expected[key]) for key in expected} == dict.fromkeys(expected, True)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_recorded_step_does_what_the_step_does(
+    reference: Oracle, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One recording serves any number of requests and any length."""
+    requests = [
+        (str(at), reference.conditions(prompt), frames, sampling)
+        for at, (prompt, frames, sampling) in enumerate(zip(PROMPTS, FRAMES, SAMPLINGS[:1] * 4, strict=True))
+    ]
+    made = []
+    for worth in (10**6, 1):
+        monkeypatch.setattr("studio.engine.decoder.WORTH_RECORDING", worth)
+        shared = decoder(reference, precision=precision)
+        shared.admit(*requests[0])
+        for _ in range(3):
+            shared.step()
+        for request in requests[1:]:
+            shared.admit(*request)
+        made.append(finish(shared, [key for key, *_ in requests]))
+    for key, codes in made[0].items():
+        assert torch.equal(made[1][key], codes), key
+
+
 def test_nothing_in_flight_is_no_step(mono: Oracle) -> None:
     assert decoder(mono).step() == []
 
 
 def test_bf16_logits_are_near_fp32(mono: Oracle) -> None:
     codes, seen = torch.randint(MONO.cardinality, (4, 30)), []
-    for dtype in (torch.float32, torch.bfloat16):
-        forced = Forced(MONO, mono.parameters, device=CPU, dtype=dtype, slots=1, max_frames=30)
+    for precision in ("fp32", "bf16"):
+        forced = Forced(MONO, mono.parameters, device=CPU, precision=precision, slots=1, max_frames=30)
         forced.force(codes)
         decode(forced, mono.conditions("flute"), 30, Sampling(0))
         seen.append(torch.stack(forced.seen))

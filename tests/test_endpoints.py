@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ def test_the_parameters_and_their_defaults_are_the_requests_own(client: Client) 
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     for name in ("/generate", "/generate_and_wait"):
         parameters = {item["parameter_name"]: item for item in endpoints[name]["parameters"]}
-        assert set(parameters) == set(GenerationRequest.model_fields)
+        assert set(parameters) - {"idempotency_key"} == set(GenerationRequest.model_fields)
         for field, description in GenerationRequest.model_fields.items():
             assert parameters[field]["parameter_has_default"] is not description.is_required()
             if not description.is_required():
@@ -81,6 +83,10 @@ def test_a_batch_goes_in_whole_or_not_at_all(client: Client, server: Served) -> 
     assert batch["progress"] == 1.0
     with pytest.raises(AppError, match="All jobs of the batch have ended"):
         client.predict(accepted["batch_id"], force=True, api_name="/cancel_batch")
+    with zipfile.ZipFile(client.predict(accepted["batch_id"], api_name="/batch_zip")) as archive:
+        assert len(json.loads(archive.read("manifest.json"))["jobs"]) == len(archive.namelist()) - 1 == 3
+    with pytest.raises(AppError, match="There is no batch 'nonesuch'"):
+        client.predict("nonesuch", api_name="/batch_zip")
     before = server.studio.jobs().total
     with pytest.raises(AppError, match=r"requests\.3\.duration: Input should be less than or equal to 30"):
         client.predict([*requests, {"prompt": "sad piano", "duration": 31}], api_name="/generate_batch")
@@ -153,6 +159,7 @@ def test_a_job_is_retried_by_name(client: Client, server: Served) -> None:
     attempts = client.predict(failed["job_id"], api_name="/attempts")
     assert attempts == server.http.get(f"{API}/jobs/{failed['job_id']}/attempts").json()
     assert [item["series"] for item in attempts["attempts"]] == [1, 2]
+    assert client.predict(failed["job_id"], api_name="/deliveries") == {"job_id": failed["job_id"], "deliveries": []}
     with pytest.raises(AppError, match="is completed"):
         client.predict(server.finish(server.ask())["job_id"], api_name="/retry")
 
@@ -215,7 +222,7 @@ def test_a_stop_waits_for_no_open_stream_and_keeps_the_jobs(tmp_path: Path) -> N
             assert server.studio.job(job_id).status in ("pending", "processing")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_server_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
     command = [
         sys.executable,
@@ -227,8 +234,8 @@ def test_a_signal_ends_the_server_in_good_order(tmp_path: Path, number: signal.S
         command, env=os.environ | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout
-        first = process.stdout.readline()
-        url = next(word for word in first.split() if word.startswith("http://"))
+        said = (word for line in process.stdout for word in line.split())
+        url = next(word for word in said if word.startswith("http://"))
         _wait_for(url)
         process.send_signal(number)
         rest = process.stdout.read()

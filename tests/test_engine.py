@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from studio.clip import Clip
-from studio.engine.base import Engine, Event, Failed, Finished, Progress
+from studio.engine.base import Chunk, Engine, Event, Failed, Finished, Progress
+from studio.engine.decoder import bytes_a_slot
 from studio.engine.model import Conditions, LoadedModel
 from studio.engine.musicgen import MusicGenEngine
+from studio.engine.streaming import Stream, Windowed
 from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig
 from studio.engine.weights import decoder_shapes
 from studio.errors import InvalidRequest, NotFinite, OutOfMemory
@@ -26,7 +28,7 @@ DIM = 16
 class Letters:
     """A text encoder that knows the alphabet."""
 
-    def encode(self, prompt: str) -> Conditions:
+    def encode(self, prompt: str, steps: int, seed: int) -> Conditions:
         table = torch.randn(128, DIM, generator=torch.Generator().manual_seed(0))
         return Conditions(cross=table[[ord(letter) % 128 for letter in prompt]])
 
@@ -47,6 +49,9 @@ class Steps:
             raise self.breaks
         levels = codes[:, : self.channels].float() / 64  # [B, C, F]
         return levels.repeat_interleave(11, dim=2)
+
+    def stream(self) -> Stream:
+        return Windowed(lambda codes, first: self.decode(codes[None])[0], (2, 3), 11)
 
 
 class Silent(Steps):
@@ -77,7 +82,7 @@ def ends(engine: Engine, count: int = 1) -> dict[str, Event]:
     """Step until so many requests have ended."""
     ended: dict[str, Event] = {}
     while len(ended) < count:
-        ended |= {event.key: event for event in engine.step() if not isinstance(event, Progress)}
+        ended |= {event.key: event for event in engine.step() if isinstance(event, Finished | Failed)}
     return ended
 
 
@@ -99,9 +104,24 @@ def test_a_request_moves_on_step_by_step_and_ends_as_a_clip() -> None:
     while one.free_slots < 3:
         events += one.step()
     total = 2 * 20 + 3  # frames and the delay of the last codebook
-    assert events[:-1] == [Progress("a", done, total) for done in range(1, total + 1)]
+    moves = [event for event in events if isinstance(event, Progress)]
+    assert moves == [Progress("a", done, total) for done in range(1, total + 1)]
     assert clip(events[-1]).samples.dtype == np.float32
     assert one.step() == []
+
+
+@pytest.mark.parametrize("duration", [1.0, 4.7])
+def test_a_request_is_heard_while_it_is_made(duration: float) -> None:
+    one = engine()
+    one.admit("a", request(duration=duration))
+    heard: list[Chunk] = []
+    while one.free_slots < 3:
+        events = one.step()
+        heard += [event for event in events if isinstance(event, Chunk)]
+    whole = clip(events[-1])
+    assert np.array_equal(np.concatenate([chunk.clip.samples for chunk in heard], axis=1), whole.samples)
+    assert heard[0].clip.samples.shape[1] < 0.8 * 220 + 1  # the first is short
+    assert len(heard) == {1.0: 2, 4.7: 4}[duration]
 
 
 @pytest.mark.parametrize("duration", [1.0, 1.234, 2.51, 10.0])
@@ -198,3 +218,19 @@ def test_a_closed_engine_gives_its_buffers_back() -> None:
     one.close()
     gc.collect()
     assert decoder() is None
+
+
+@pytest.mark.parametrize(("free_gib", "slots"), [(100.0, 8), (4.5, 4), (1.6, 1), (0.1, 1)])
+def test_the_slots_follow_from_the_memory_free(free_gib: float, slots: int) -> None:
+    """A request that would not fit waits, since there is no slot for it; one alone is always tried."""
+    from studio.engine.loader import fitting_slots
+
+    assert fitting_slots(8, int(free_gib * 2**30), 2**30) == slots
+
+
+def test_a_slot_takes_the_memory_that_is_planned_for_it() -> None:
+    config = DecoderConfig(dim=DIM, heads=2, layers=2, ffn=32, cardinality=64)
+    step = engine(slots=3)._decoder._step
+    assert step.prompts is not None
+    held = sum(cells.nbytes for cells in (step.own.cells, step.prompts.cells))
+    assert held == 3 * bytes_a_slot(config, 200, "fp32")

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from studio import health
 from studio.errors import DatabaseUnavailable
-from studio.health import Beat, Gpu
-from studio.schemas import HealthReport, HealthStatus, QueueStats, utcnow
+from studio.health import Beat, Checkup, Gpu
+from studio.schemas import HealthReport, HealthStatus, QueueState, QueueStats, utcnow
 from studio.settings import Settings
 
 A100 = Gpu("NVIDIA A100", 85.0, 80.0)
@@ -25,21 +26,27 @@ class Worker:
     beat_at: datetime
     device: str | None = "cuda:0"
     model: str | None = "musicgen-mini"
+    slots: int = 4
 
 
-def answer(
+def checkup(
     tmp_path: Path,
     *,
     ping: Callable[[float], float] = lambda timeout_s: 0.001,
     stats: Callable[[], QueueStats] | None = None,
     workers: Callable[[], Sequence[Beat]] = lambda: [Worker(utcnow())],
+    state: Callable[[], QueueState] = lambda: QueueState(paused=False, paused_at=None),
     gpus: Callable[[], list[Gpu]] = lambda: [A100],
     **settings: object,
-) -> HealthReport:
-    return health.check(
+) -> Checkup:
+    return Checkup(
         Settings.model_validate({"data_dir": tmp_path, "min_free_disk_gb": 0, **settings}),
-        ping=ping, stats=stats or five_pending, workers=workers, version="0.1.0", uptime_s=1.25, gpus=gpus,
+        ping=ping, stats=stats or five_pending, workers=workers, state=state, version="0.1.0", gpus=gpus,
     )  # fmt: skip
+
+
+def answer(tmp_path: Path, **given: Any) -> HealthReport:
+    return checkup(tmp_path, **given).report(uptime_s=1.25)
 
 
 def five_pending() -> QueueStats:
@@ -79,11 +86,11 @@ def test_the_details_have_the_documented_figures(tmp_path: Path) -> None:
     checks = answer(tmp_path).checks
     assert checks["gpu"].details["device_count"] == 1
     assert checks["gpu"].details["devices"][0] == {
-        "name": "NVIDIA A100", "memory_total_gb": 85.0, "memory_free_gb": 80.0,
+        "name": "NVIDIA A100", "memory_total_gb": 85.0, "memory_free_gb": 80.0, "busy_percent": None,
     }  # fmt: skip
     queue = checks["queue"].details
     assert [queue[key] for key in ("pending", "processing", "completed", "failed")] == [5, 1, 42, 3]
-    assert (queue["oldest_pending_age_seconds"], queue["workers_alive"]) == (120.5, 1)
+    assert (queue["oldest_pending_age_seconds"], queue["workers_alive"], queue["slots"]) == (120.5, 1, 4)
     assert set(checks["disk_space"].details) == {"free_gb", "total_gb", "percent_free"}
 
 
@@ -112,9 +119,33 @@ def test_a_check_that_hangs_does_not_hold_up_the_answer(
     tmp_path: Path, forever: Callable[..., float], check: str, status: str
 ) -> None:
     start = time.monotonic()
-    report = answer(tmp_path, **{check: forever})  # type: ignore[arg-type]
+    report = answer(tmp_path, **{check: forever})
     assert time.monotonic() - start < 2 * health.CHECK_TIMEOUT_S
     assert report.status == status
+
+
+def test_a_check_that_hangs_holds_one_thread_however_often_it_is_asked(
+    tmp_path: Path, forever: Callable[..., float]
+) -> None:
+    hanging = checkup(tmp_path, ping=forever, stats=forever)  # type: ignore[arg-type]
+    many = [threading.Thread(target=hanging.report, args=[1.0]) for _ in range(8)]
+    start = time.monotonic()
+    for thread in many:
+        thread.start()
+    for thread in many:
+        thread.join()
+    assert hanging.report(1.0).checks["disk_space"].status is HealthStatus.HEALTHY
+    assert time.monotonic() - start < 4 * health.CHECK_TIMEOUT_S
+    names = [thread.name for thread in threading.enumerate()]
+    assert (names.count("check-database"), names.count("check-queue")) == (1, 1)
+
+
+def test_a_check_that_hung_is_asked_again_when_it_has_come_back(tmp_path: Path) -> None:
+    over = threading.Event()
+    hanging = checkup(tmp_path, ping=lambda timeout_s: float(over.wait()))
+    assert hanging.report(1.0).status is HealthStatus.UNHEALTHY
+    over.set()
+    assert hanging.report(1.0).status is HealthStatus.HEALTHY
 
 
 @pytest.mark.parametrize("silent_s", [None, 31.0])
@@ -128,6 +159,13 @@ def test_a_queue_without_a_living_worker_is_unhealthy(tmp_path: Path, silent_s: 
 def test_one_living_worker_is_enough(tmp_path: Path) -> None:
     workers = [Worker(utcnow() - timedelta(hours=1)), Worker(utcnow())]
     assert answer(tmp_path, workers=lambda: workers).checks["queue"].status is HealthStatus.HEALTHY
+
+
+def test_a_paused_queue_is_healthy_and_says_so(tmp_path: Path) -> None:
+    report = answer(tmp_path, state=lambda: QueueState(paused=True, paused_at=utcnow()))
+    check = report.checks["queue"]
+    assert (report.status, check.message) == (HealthStatus.HEALTHY, "5 pending jobs, and the queue is paused")
+    assert check.details["paused"] is True
 
 
 def test_a_full_disk_is_unhealthy(tmp_path: Path) -> None:
@@ -149,10 +187,10 @@ def test_a_check_that_breaks_is_reported_without_its_internals(
 
 def test_the_drivers_tool_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771, 143157'\necho 'NVIDIA GB10, [N/A], [N/A]'\n")
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771, 143157, 12'\necho 'NVIDIA GB10, [N/A], [N/A], [N/A]'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert health.nvidia_smi() == [Gpu("NVIDIA H200", 150.8, 150.1), Gpu("NVIDIA GB10", None, None)]
+    assert health.nvidia_smi() == [Gpu("NVIDIA H200", 150.8, 150.1, 12.0), Gpu("NVIDIA GB10", None, None)]
     tool.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
     assert health.nvidia_smi() == []
     monkeypatch.setenv("PATH", "/nowhere")

@@ -29,6 +29,11 @@ def test_text_from_outside_stays_on_its_line(formatter: logging.Formatter, evil:
     line.encode()
 
 
+def test_text_lines_name_the_job_once() -> None:
+    assert TextLines().format(record("Job enqueued: %s", "gen_1", job_id="gen_1")).count("gen_1") == 1
+    assert TextLines().format(record("Nothing to cancel", job_id="gen_1")).endswith("Nothing to cancel job_id='gen_1'")
+
+
 def test_json_lines_carry_the_job() -> None:
     event = json.loads(JsonLines().format(record("Job enqueued: %s", "gen_1", job_id="gen_1", prompt="sad piano")))
     assert (event["job_id"], event["prompt"], event["message"]) == ("gen_1", "sad piano", "Job enqueued: gen_1")

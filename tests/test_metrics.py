@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from studio import GenerationRequest, Settings, Studio
 from studio.errors import DatabaseUnavailable, RateLimited
-from studio.metrics import Metrics
+from studio.health import Gpu
+from studio.metrics import Census, Metrics
 from tests.fakes import load_sine
 from tests.serving import served
 
@@ -58,7 +59,7 @@ def test_what_a_job_took_is_told(studio: Studio) -> None:
     job = studio.job(make(studio))
     until(lambda: figures(studio.metrics())["studio_audio_seconds_total"])  # the worker tells it after it has stored it
     seen = figures(studio.metrics())
-    for step in ("loading_model", "encoding_prompt", "generating", "saving"):
+    for step in ("queued", "loading_model", "encoding_prompt", "generating", "saving"):
         assert seen[f"studio_step_duration_seconds_count{{{step}}}"] == 1, step
     assert seen["studio_audio_seconds_total"] == pytest.approx(2.0)
     assert job.generation_time_seconds is not None
@@ -91,6 +92,36 @@ def test_jobs_are_counted_by_status_also_after_a_restart(tmp_path: Path) -> None
     assert seen["studio_workers_alive"] == 0
 
 
+def test_a_paused_queue_and_how_long_a_job_waited_are_told(studio: Studio) -> None:
+    studio.pause()
+    assert figures(studio.metrics())["studio_queue_paused"] == 1
+    job_id = studio.submit(GenerationRequest(prompt="sad piano", duration=1.0)).job_id
+    time.sleep(0.3)
+    studio.resume()
+    assert figures(studio.metrics())["studio_queue_paused"] == 0
+    *_, _last = studio.watch(job_id, timeout_s=60)
+    assert 0.3 <= figures(studio.metrics())["studio_step_duration_seconds_sum{queued}"] < 30
+
+
+def test_a_wait_for_a_retry_is_no_wait_in_the_queue(tmp_path: Path) -> None:
+    with Studio(settings(tmp_path, max_retries=2), load_sine) as studio:
+        make(studio, "explode now")
+        assert figures(studio.metrics())["studio_step_duration_seconds_count{queued}"] == 1
+
+
+def test_each_gpus_memory_is_told_as_far_as_its_driver_tells() -> None:
+    def away() -> Census:
+        raise DatabaseUnavailable
+
+    gpus = [Gpu("NVIDIA H200", 150.8, 100.0), Gpu("shares the host's", None, None)]
+    text = Metrics("1.2.3", away, lambda: gpus).render().decode()
+    families = {family.name: family.samples for family in text_string_to_metric_families(text)}
+    (used,), (total,) = families["studio_gpu_memory_used_bytes"], families["studio_gpu_memory_total_bytes"]
+    assert used.labels == total.labels == {"gpu": "0", "name": "NVIDIA H200"}
+    assert (used.value, total.value) == (pytest.approx(50.8e9), pytest.approx(150.8e9))
+    assert "studio_gpu" not in Metrics("1.2.3", away).render().decode()
+
+
 def test_refusals_are_counted(studio: Studio) -> None:
     studio.submit(GenerationRequest(prompt="sad piano"), client="203.0.113.9")
     for _ in range(2):
@@ -106,10 +137,10 @@ def test_two_studios_in_one_process_count_apart(studio: Studio, tmp_path: Path) 
 
 
 def test_without_a_database_the_rest_is_still_told() -> None:
-    def census() -> object:
+    def away() -> Census:
         raise DatabaseUnavailable
 
-    seen = figures(Metrics("1.2.3", census).render())  # type: ignore[arg-type]
+    seen = figures(Metrics("1.2.3", away).render())
     assert seen["studio_database_up"] == 0
     assert not [name for name in seen if name.startswith("studio_jobs")]
     assert seen["process_resident_memory_bytes"] == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)

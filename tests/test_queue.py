@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
@@ -16,11 +17,21 @@ import pytest
 from sqlalchemy.exc import DataError
 from sqlmodel import text
 
-from studio.errors import BatchNotFound, DatabaseUnavailable, JobConflict, JobNotFound, LeaseLost
-from studio.schemas import GenerationRequest, JobStatus, Step
+from studio.errors import (
+    BatchNotFound,
+    DatabaseUnavailable,
+    InvalidRequest,
+    JobConflict,
+    JobNotFound,
+    LeaseLost,
+    RateLimited,
+)
+from studio.schemas import GenerationRequest, JobStatus, QueueState, Step
+from studio.store.answers import Once
 from studio.store.db import Database
+from studio.store.pace import share_left
 from studio.store.queue import OVERTAKE_S, STACK_MAX, Claim, JobQueue, Track
-from studio.store.tables import Job, Worker
+from studio.store.tables import PRIORITY_STEP_S, Job, Worker, lane_of
 from tests.conftest import Clock
 
 LEASE_S = 30.0
@@ -150,12 +161,55 @@ def test_jobs_go_in_the_order_they_came(queue: JobQueue, clock: Clock) -> None:
     assert queue.claim("w", 1, LEASE_S) == []
 
 
-def test_a_lower_priority_number_goes_first(queue: JobQueue, database: Database) -> None:
-    slow, urgent = add(queue, 2)
-    with database.write() as session:
-        session.add(session.merge(Job.model_validate({**queue.get(urgent).model_dump(), "priority": -1})))
-    assert queue.position(queue.get(urgent)) == 1
-    assert [take(queue).job_id for _ in range(2)] == [urgent, slow]
+def test_a_higher_priority_goes_first(queue: JobQueue, clock: Clock) -> None:
+    order = [add(queue, priority=priority)[0] for priority in (0, -10, 10, 3)]
+    assert [take(queue).job_id for _ in order] == [order[2], order[3], order[0], order[1]]
+
+
+def test_a_job_that_has_waited_is_overtaken_by_no_priority(queue: JobQueue, clock: Clock) -> None:
+    """Each step up is worth `PRIORITY_STEP_S` of waiting: what comes later than that goes behind."""
+    (old,) = add(queue, priority=-10)
+    clock.tick(20 * PRIORITY_STEP_S - 1)
+    (soon,) = add(queue, priority=10)
+    clock.tick(2)
+    (late,) = add(queue, priority=10)
+    assert [take(queue).job_id for _ in range(3)] == [soon, old, late]
+
+
+def test_a_retry_by_hand_keeps_its_priority(queue: JobQueue, clock: Clock) -> None:
+    (first,) = add(queue, priority=2)
+    queue.cancel(first)
+    add(queue, 2)
+    assert queue.retry(first).priority == 2
+    assert take(queue).job_id == first
+
+
+def test_a_job_goes_to_the_front_for_good(queue: JobQueue, clock: Clock) -> None:
+    first, second, third = add(queue, 3)
+    for job_id in (second, third):
+        assert position(queue, queue.to_front(job_id).job_id) == 1
+    (urgent,) = add(queue, priority=10)
+    assert [take(queue).job_id for _ in range(4)] == [third, second, urgent, first]
+
+
+def test_a_job_that_waits_for_a_retry_goes_to_the_front_and_starts(queue: JobQueue) -> None:
+    first, second = add(queue, 2)
+    queue.fail(take(queue), "later", 60.0)
+    queue.to_front(first)
+    assert [take(queue).job_id for _ in range(2)] == [first, second]
+
+
+def test_only_a_job_that_waits_goes_to_the_front(queue: JobQueue) -> None:
+    (running,) = add(queue)
+    take(queue)
+    for job_id, status in ((running, "processing"), (ended(queue, "failed"), "failed")):
+        with pytest.raises(JobConflict, match=status):
+            queue.to_front(job_id)
+
+
+def position(queue: JobQueue, job_id: str) -> int | None:
+    place = queue.places([queue.get(job_id)]).get(job_id)
+    return place.position if place else None
 
 
 def test_a_failed_attempt_waits_and_then_goes_first_again(queue: JobQueue, clock: Clock) -> None:
@@ -165,7 +219,7 @@ def test_a_failed_attempt_waits_and_then_goes_first_again(queue: JobQueue, clock
     assert (waiting.error_message, waiting.progress, waiting.started_at) == ("out of luck", 0.0, None)
     assert take(queue).job_id == second, "a job that waits for its retry does not hold up the others"
     clock.tick(1.9)
-    assert queue.position(queue.get(first)) == 2
+    assert position(queue, first) == 2
     clock.tick(0.1)
     again = take(queue)
     assert (again.job_id, again.retry_count) == (first, 1)
@@ -421,9 +475,24 @@ def test_only_a_job_that_failed_or_was_cancelled_is_retried(queue: JobQueue) -> 
 
 
 def test_an_unknown_job_is_named(queue: JobQueue) -> None:
-    for call in (queue.get, queue.cancel, queue.retry, queue.attempts):
+    for call in (queue.get, queue.cancel, queue.retry, queue.attempts, queue.to_front):
         with pytest.raises(JobNotFound, match="gen_none"):
             call("gen_none")
+
+
+@pytest.mark.parametrize("name", ["nul\0", "\0", "half an emoji \ud83d", "x" * 5000, "gen_\u202e", "", "'; --"])
+def test_whatever_is_asked_for_is_found_nowhere(queue: JobQueue, name: str) -> None:
+    add(queue)
+    for call in (queue.get, queue.cancel, queue.retry, queue.attempts, queue.to_front):
+        with pytest.raises(JobNotFound):
+            call(name)
+    for batch_call in (queue.batch, queue.cancel_batch):
+        with pytest.raises(BatchNotFound):
+            batch_call(name)
+    assert queue.filenames([name]) == set()
+    assert queue.changed([name], -1) == []
+    with pytest.raises(InvalidRequest, match=r"after\.0"):
+        queue.enqueue([request().model_copy(update={"after": [name]})])
 
 
 def test_cancel_and_complete_at_once_have_one_winner(database: Database, queue: JobQueue) -> None:
@@ -454,6 +523,252 @@ def succeeds(call: Any) -> bool:
     except (LeaseLost, JobConflict):
         return False
     return True
+
+
+# One after another
+
+
+def test_a_job_starts_when_those_before_it_are_completed(queue: JobQueue) -> None:
+    first, second = add(queue, 2)
+    (last,) = add(queue, after=[first, second], priority=10)
+    assert queue.get(last).after == [first, second]
+    claims = queue.claim("w", 5, LEASE_S)
+    assert [claim.job_id for claim in claims] == [first, second]
+    for claim in claims:
+        assert queue.claim("w", 5, LEASE_S) == []
+        queue.complete(claim, track(claim.job_id))
+    assert take(queue).job_id == last
+
+
+def test_a_job_after_one_that_runs_is_claimed_only_when_that_is_done(queue: JobQueue) -> None:
+    (first,) = add(queue)
+    claim = take(queue)
+    (second,) = add(queue, after=[first, first])
+    assert queue.claim("w", 5, LEASE_S) == []
+    queue.fail(claim, "again", 0.0)
+    assert [again.job_id for again in queue.claim("w", 5, LEASE_S)] == [first]
+    assert queue.get(second).status is JobStatus.PENDING
+
+
+def test_a_chain_goes_link_by_link(queue: JobQueue) -> None:
+    jobs = queue.enqueue([request(), request(after=["#1"]), request(after=["#2"])], batch_id="batch_1")
+    assert [job.after for job in jobs] == [[], [jobs[0].job_id], [jobs[1].job_id]]
+    for job in jobs:
+        (claim,) = queue.claim("w", 5, LEASE_S)
+        assert claim.job_id == job.job_id
+        queue.complete(claim, track(claim.job_id))
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled", "stopped", "interrupted"])
+def test_jobs_after_one_that_fails_fail_with_a_reason_down_the_chain(queue: JobQueue, clock: Clock, end: str) -> None:
+    (first,) = add(queue)
+    (second,) = add(queue, after=[first])
+    (third,) = add(queue, after=[second])
+    (free,) = add(queue)
+    before = queue.version()
+    end_badly(queue, clock, first, end)
+    words = "was cancelled" if end in ("cancelled", "stopped") else "has failed"
+    for job_id, reason in ((second, f"{first}, which had to be completed before this one, {words}"), (third, second)):
+        job = queue.get(job_id)
+        assert (job.status, job.current_step, job.completed_at) == (JobStatus.FAILED, Step.FAILED, clock.time)
+        assert reason in (job.error_message or "")
+        assert (job.retry_count, job.waits_for, queue.attempts(job_id)) == (0, 0, [])
+    assert {job.job_id for job in queue.changed([second, third], before)} == {second, third}
+    assert queue.get(free).status is JobStatus.PENDING
+
+
+def end_badly(queue: JobQueue, clock: Clock, job_id: str, end: str) -> None:
+    if end == "cancelled":
+        queue.cancel(job_id)
+        return
+    claim = take(queue)
+    assert claim.job_id == job_id
+    if end == "failed":
+        queue.fail(claim, "broken", None)
+    elif end == "stopped":
+        queue.cancel(job_id, force=True)
+    else:
+        clock.tick(LEASE_S + 1)
+        queue.recover(never, lives)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_a_job_after_one_that_has_failed_already_has_failed(queue: JobQueue, end: str) -> None:
+    bad = ended(queue, end)
+    good = ended(queue, "completed")
+    one, other, next_ = queue.enqueue(
+        [request(after=[good]), request(after=[good, bad]), request(after=["#2"])], batch_id="batch_1"
+    )
+    assert (one.status, one.waits_for) == (JobStatus.PENDING, 0)
+    assert (other.status, next_.status) == (JobStatus.FAILED, JobStatus.FAILED)
+    assert bad in (other.error_message or "")
+    assert other.job_id in (next_.error_message or "")
+    assert [claim.job_id for claim in queue.claim("w", 5, LEASE_S)] == [one.job_id]
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("gen_none", "no job"), ("#2", "no earlier"), ("#0", "no job"), ("#9", "no")]
+)
+def test_what_a_job_comes_after_must_be_there(queue: JobQueue, name: str, what: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"^requests\.1\.after\.1: There is {what}"):
+        queue.enqueue([request(), request(after=["#1", name])], batch_id="batch_1")
+    assert queue.stats().pending_jobs == 0
+
+
+def test_a_cancelled_batch_of_a_chain_is_cancelled_throughout(queue: JobQueue) -> None:
+    jobs = queue.enqueue([request(), request(after=["#1"]), request(after=["#2"])], batch_id="batch_1")
+    (outside,) = add(queue, after=[jobs[2].job_id])
+    queue.cancel_batch("batch_1")
+    assert {job.status for job in queue.batch("batch_1")} == {JobStatus.CANCELLED}
+    assert queue.get(outside).status is JobStatus.FAILED
+
+
+def test_a_chain_is_retried_by_hand_from_its_beginning(queue: JobQueue) -> None:
+    (first,) = add(queue)
+    (second,) = add(queue, after=[first])
+    queue.fail(take(queue), "broken", None)
+    with pytest.raises(JobConflict, match=rf"{first}.*Retry that one first"):
+        queue.retry(second)
+    queue.retry(first)
+    assert queue.get(second).status is JobStatus.FAILED, "a person retries it"
+    assert queue.retry(second).error_message is None
+    assert [claim.job_id for claim in queue.claim("w", 5, LEASE_S)] == [first]
+    queue.complete(Claim(first, queue.get(first).lease_token or "", request(), 0), track(first))
+    assert take(queue).job_id == second
+
+
+def test_a_job_to_the_front_still_waits_for_those_before_it(queue: JobQueue) -> None:
+    (first,) = add(queue)
+    (second,) = add(queue, after=[first])
+    add(queue)
+    queue.to_front(second)
+    claim = take(queue)
+    assert claim.job_id == first
+    queue.complete(claim, track(first))
+    assert take(queue).job_id == second
+
+
+def test_a_job_that_loses_a_wait_by_cancel_is_not_started_by_it(queue: JobQueue) -> None:
+    (first,) = add(queue)
+    (second,) = add(queue, after=[first])
+    queue.cancel(second)
+    finish(queue)
+    assert queue.get(second).status is JobStatus.CANCELLED
+    assert queue.claim("w", 5, LEASE_S) == []
+
+
+def test_completing_and_enqueueing_after_it_at_once_strands_nobody(database: Database, queue: JobQueue) -> None:
+    for _ in range(10):
+        (first,) = add(queue)
+        claim = take(queue)
+        with ThreadPoolExecutor(2) as pool:
+            done = pool.submit(queue.complete, claim, track(first))
+            later = pool.submit(add, queue, 1, after=[first])
+            done.result()
+            (second,) = later.result()
+        assert take(queue).job_id == second
+
+
+# Pause
+
+
+def test_nothing_is_claimed_while_the_queue_is_paused(queue: JobQueue, clock: Clock) -> None:
+    add(queue, 2)
+    running = take(queue)
+    assert queue.state() == QueueState(paused=False)
+    since = clock.time
+    assert queue.pause() == queue.state() == QueueState(paused=True, paused_at=since)
+    clock.tick(5)
+    assert queue.pause().paused_at == since, "it has been paused since then"
+    assert queue.claim("w", 5, LEASE_S) == []
+    queue.complete(running, track(running.job_id))
+    assert queue.resume() == queue.state() == QueueState(paused=False)
+    assert len(queue.claim("w", 5, LEASE_S)) == 1
+
+
+def test_a_pause_outlives_the_process_and_is_seen_by_watchers(database_url: str, queue: JobQueue) -> None:
+    add(queue)
+    before = queue.version()
+    queue.pause()
+    assert queue.version() > before
+    later = Database(database_url)
+    assert JobQueue(later).state().paused
+    assert JobQueue(later).claim("w", 1, LEASE_S) == []
+    later.close()
+
+
+# Sent twice
+
+
+def once(key: str = "k", fingerprint: str = "f", client: str = "c") -> Once:
+    return Once(client, key, fingerprint)
+
+
+class Till:
+    """Counts what is charged, and answers with the jobs' ids."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+        self.charged = 0
+
+    def charge(self) -> None:
+        self.charged += 1
+
+    def put(self, key: Once, count: int = 1) -> tuple[list[Job], str]:
+        requests = [request() for _ in range(count)]
+        return self._queue.enqueue_once(
+            requests, None, key, self.charge, lambda jobs, _: " ".join(job.job_id for job in jobs)
+        )
+
+
+def test_a_request_sent_twice_is_stored_once_and_answered_alike(queue: JobQueue, clock: Clock) -> None:
+    till = Till(queue)
+    jobs, answer = till.put(once(), 2)
+    clock.tick(24 * 3600 - 1)
+    assert till.put(once(), 2) == ([], answer)
+    assert answer.split() == [job.job_id for job in jobs]
+    assert (queue.stats().pending_jobs, till.charged) == (2, 1)
+    assert till.put(once("another"))[0] and till.put(once(client="another"))[0]
+
+
+def test_a_key_with_another_request_is_refused(queue: JobQueue) -> None:
+    till = Till(queue)
+    till.put(once())
+    with pytest.raises(InvalidRequest, match="Idempotency-Key"):
+        till.put(once(fingerprint="other"))
+    assert (queue.stats().pending_jobs, till.charged) == (1, 1)
+
+
+def test_a_key_is_forgotten_after_a_day(queue: JobQueue, database: Database, clock: Clock) -> None:
+    till = Till(queue)
+    till.put(once())
+    till.put(once("old"))
+    clock.tick(24 * 3600)
+    assert till.put(once(fingerprint="other"))[0]
+    with database.read() as session:
+        assert session.connection().execute(text("SELECT key FROM answers")).all() == [("k",)]
+
+
+def test_a_refused_charge_leaves_no_job_and_no_key(queue: JobQueue) -> None:
+    def refuse() -> None:
+        raise RateLimited(5)
+
+    before = queue.version()
+    with pytest.raises(RateLimited):
+        queue.enqueue_once([request()], None, once(), refuse, lambda *_: "")
+    assert (queue.stats().pending_jobs, queue.version()) == (0, before)
+    assert Till(queue).put(once())[0]
+
+
+def test_ten_at_once_with_one_key_store_one(database: Database) -> None:
+    queue = JobQueue(database)
+    till = Till(queue)
+    for number in range(5):
+        with ThreadPoolExecutor(10) as pool:
+            answers = list(pool.map(lambda _, n=number: till.put(once(f"key {n}")), range(10)))
+        assert len({answer for _, answer in answers}) == 1
+        assert sum(len(jobs) for jobs, _ in answers) == 1
+    assert (queue.stats().pending_jobs, till.charged) == (5, 5)
 
 
 # After a crash
@@ -538,11 +853,9 @@ def test_the_loaded_model_goes_first_but_not_for_ever(queue: JobQueue, clock: Cl
     assert order == [*soon, head, late]
 
 
-def test_the_loaded_model_does_not_go_before_a_better_priority(queue: JobQueue, database: Database) -> None:
+def test_the_loaded_model_does_not_go_before_a_better_priority(queue: JobQueue) -> None:
     add(queue, model="a")
-    (urgent,) = add(queue, model="b")
-    with database.write() as session:
-        session.add(session.merge(Job.model_validate({**queue.get(urgent).model_dump(), "priority": -1})))
+    (urgent,) = add(queue, model="b", priority=1)
     assert take(queue, "a").job_id == urgent
 
 
@@ -554,30 +867,155 @@ def test_positions_are_exact(queue: JobQueue, clock: Clock) -> None:
     queue.fail(take(queue), "later", 9.0)
     queue.cancel(ids[2])
     claim = take(queue)
-    places = {job_id: queue.position(queue.get(job_id)) for job_id in ids}
+    places = {job_id: position(queue, job_id) for job_id in ids}
     assert places == {ids[0]: 3, ids[1]: None, ids[2]: None, ids[3]: 1, ids[4]: 2}
     assert claim.job_id == ids[1]
 
 
-def test_the_places_of_a_page_are_those_of_each_job(queue: JobQueue, clock: Clock) -> None:
+def test_every_place_is_that_of_the_job_in_the_sorted_queue(queue: JobQueue, clock: Clock) -> None:
+    """Against the plain way: sort all that wait. Ages from a fraction of a second to a year, all lanes, two models."""
     for model, seconds in (("a", 4.0), ("b", 20.0)):
         add(queue, model=model)
         finish(queue, generation_time_seconds=seconds)
-    add(queue, 3, model="a")
-    clock.tick(1)
-    add(queue, 2, model="b", duration=20.0)
-    add(queue, 2, model="c")
-    for seconds in (9.0, 5.0):
+    draw = random.Random(7)
+    for _ in range(60):
+        clock.tick(draw.choice([0.0, 0.4, 1.0, 50.0, 4000.0, 300_000.0, 1e6]))
+        model, priority = draw.choice("ab"), draw.choice([0, 0, 0, -10, 10])
+        add(queue, draw.choice([1, 1, 3]), model=model, priority=priority, duration=draw.choice([4.0, 8.5]))
+    waiting, _ = queue.list(JobStatus.PENDING, 1, 1000)
+    for job in draw.sample(waiting, 8):
+        add(queue, after=[job.job_id])
+    for seconds in (9.0, 5.0, 7.0):
         queue.fail(take(queue), "later", seconds)
+    for job in draw.sample(waiting, 5):
+        queue.to_front(job.job_id)
     running = take(queue)
     queue.advance(running, Step.GENERATING, 0.25)
-    jobs, _ = queue.list(None, 1, 20)
+    assert_places_are_exact(queue)
+    for job in queue.list(JobStatus.PENDING, 1, 1000)[0][::2]:
+        if queue.get(job.job_id).status is JobStatus.PENDING:
+            queue.cancel(job.job_id)
+    assert_places_are_exact(queue)
+
+
+def assert_places_are_exact(queue: JobQueue) -> None:
+    jobs, _ = queue.list(JobStatus.PENDING, 1, 1000)
+    running, _ = queue.list(JobStatus.PROCESSING, 1, 1000)
+    places = queue.places(jobs + running)
+    assert set(places) == {job.job_id for job in jobs + running}
+    assert queue.stats().pending_jobs == len(jobs) > 20
+    work_s = sum(queue.predict(job.model, job.duration) * share_left(job.progress) for job in running)
+    for number, job in enumerate(sorted(jobs, key=lambda job: (lane_of(job), job.place, job.id)), start=1):
+        place = places[job.job_id]
+        assert (place.position, place.seconds_ahead) == (number, pytest.approx(work_s, rel=1e-3))
+        own_s = queue.predict(job.model, job.duration)
+        assert place.seconds_left == pytest.approx(work_s + own_s, rel=1e-3)
+        work_s += own_s
+
+
+def test_an_emptied_queue_leaves_no_counts(queue: JobQueue, database: Database) -> None:
+    add(queue, 3)
+    queue.release(take(queue))
+    queue.fail(take(queue), "later", 5.0)
+    finish(queue)
+    for job in queue.list(JobStatus.PENDING, 1, 10)[0]:
+        queue.cancel(job.job_id)
+    with database.read() as session:
+        assert session.connection().execute(text("SELECT count(*) FROM depths")).scalar_one() == 0
+
+
+def test_living_workers_share_the_work_ahead(queue: JobQueue, clock: Clock) -> None:
+    for together, seconds in ((1.0, 4.0), (2.0, 5.0), (3.0, 6.0), (2.0, 5.0)):  # each neighbour costs a quarter more
+        add(queue)
+        finish(queue, duration=8.0, generation_time_seconds=seconds, together=together)
+    queue.beat(worker("alive", slots=3, model="mini"))
+    queue.beat(worker("alive too", model="mini"))
+    jobs = [queue.get(job_id) for job_id in add(queue, 6, duration=12.0)]
     places = queue.places(jobs)
-    one_by_one = {job.job_id: (queue.position(job), queue.seconds_ahead(job)) for job in jobs}
-    waiting = {job_id: place for job_id, place in one_by_one.items() if place[0] is not None}
-    assert sorted(place.position for place in places.values()) == [1, 2, 3, 4, 5, 6]
-    assert {job_id: (place.position, pytest.approx(place.seconds_ahead)) for job_id, place in places.items()} == waiting
-    assert queue.places([queue.get(running.job_id)]) == queue.places([]) == {}
+    starts = [places[job.job_id].seconds_ahead for job in jobs]
+    assert starts == pytest.approx([0, 0, 0, 0, 7.5, 7.5], abs=0.1)  # two at once for each worker: 6 s, and a quarter
+    assert places[jobs[5].job_id].seconds_left == pytest.approx(7.5 + 6.0, abs=0.1)  # one for each
+    clock.tick(31)
+    queue.beat(worker("alive too", model="mini"))
+    assert queue.places(jobs)[jobs[2].job_id].seconds_ahead == pytest.approx(12, abs=0.1), "one has gone silent"
+
+
+def test_what_is_being_made_says_when_it_has_finished(queue: JobQueue, clock: Clock) -> None:
+    add(queue)
+    finish(queue, duration=8.0, generation_time_seconds=4.0)
+    add(queue, duration=16.0)
+    claim = take(queue)
+    queue.advance(claim, Step.GENERATING, 0.5)
+    place = queue.places([queue.get(claim.job_id)])[claim.job_id]
+    assert (place.position, place.seconds_left) == (None, pytest.approx(4.0, rel=0.02))
+
+
+def test_on_a_busy_machine_everything_takes_longer(queue: JobQueue, clock: Clock) -> None:
+    add(queue)
+    finish(queue, duration=8.0, generation_time_seconds=4.0)
+    ids = add(queue, 2, duration=16.0)  # 8 s each, on an idle machine
+    claim = take(queue)
+    queue.advance(claim, Step.ENCODING_PROMPT, 0.05)
+    clock.tick(12)
+    queue.advance(claim, Step.GENERATING, 0.5)
+    places = queue.places([queue.get(job_id) for job_id in ids])
+    assert places[ids[0]].seconds_left == pytest.approx(12.0, rel=0.25)  # as long again as so far
+    assert places[ids[1]].seconds_left > 20.0
+
+
+def test_the_first_job_of_a_model_tells_by_itself(queue: JobQueue, clock: Clock) -> None:
+    add(queue, duration=10.0)
+    claim = take(queue)
+    clock.tick(1000)  # to load the model
+    queue.advance(claim, Step.ENCODING_PROMPT, 0.05)
+    clock.tick(60)
+    queue.advance(claim, Step.GENERATING, 0.05 + 0.9 / 4)
+    assert queue.places([queue.get(claim.job_id)])[claim.job_id].seconds_left == pytest.approx(180, rel=0.02)
+
+
+def test_a_model_that_is_not_loaded_takes_its_time_first(queue: JobQueue, clock: Clock) -> None:
+    for loaded_s in (300.0, 8.0, 7.0):  # the first was a download
+        add(queue)
+        claim = take(queue)
+        queue.advance(claim, Step.LOADING_MODEL, 0.05, loaded_s=loaded_s)
+        queue.complete(claim, track(claim.job_id, duration=8.0, generation_time_seconds=4.0))
+    (job_id,) = add(queue, duration=16.0)
+
+    def left() -> float:
+        return queue.places([queue.get(job_id)])[job_id].seconds_left
+
+    assert left() == pytest.approx(8.0, rel=0.02), "nobody is there to load anything"
+    queue.beat(worker(model="other"))
+    assert left() == pytest.approx(7.0 + 8.0, rel=0.02)
+    assert queue.forecast([("mini", 16.0)]) == pytest.approx(7.0 + 2 * 8.0, rel=0.02), "it is loaded once"
+    claim = take(queue)
+    clock.tick(3)
+    assert left() == pytest.approx(4.0 + 8.0, rel=0.02)
+    clock.tick(7)
+    queue.advance(claim, Step.LOADING_MODEL, 0.04)
+    assert left() == pytest.approx(2.5 + 8.0, rel=0.02), "it takes longer, and tells how far it is"
+    queue.beat(worker(model="mini"))
+    queue.advance(claim, Step.ENCODING_PROMPT, 0.05)
+    assert left() == pytest.approx(8.0, rel=0.02)
+
+
+def test_a_model_that_was_never_loaded_takes_some_time_too(queue: JobQueue) -> None:
+    queue.beat(worker())
+    assert queue.forecast([("mini", 8.0)]) > queue.predict("mini", 8.0)
+
+
+def test_a_job_that_comes_after_others_is_made_after_them(queue: JobQueue, clock: Clock) -> None:
+    add(queue)
+    finish(queue, duration=8.0, generation_time_seconds=4.0)
+    queue.beat(worker(slots=4, model="mini"))
+    first, beside = add(queue, 2, duration=16.0)
+    (second,) = add(queue, duration=8.0, after=[first])
+    (third,) = add(queue, duration=8.0, after=[second, beside])
+    places = queue.places([queue.get(job_id) for job_id in (first, beside, second, third)])
+    ends = [places[job_id].seconds_left for job_id in (first, beside, second, third)]
+    assert ends[0] == ends[1] > 8.0
+    assert places[second].seconds_ahead == pytest.approx(ends[0])
+    assert places[third].seconds_ahead == pytest.approx(ends[2])
 
 
 def test_stats_are_exact(queue: JobQueue, clock: Clock) -> None:
@@ -613,12 +1051,42 @@ def test_a_page_is_newest_first_with_the_total(queue: JobQueue) -> None:
     assert ([job.job_id for job in page], total) == ([ids[1]], 1)
 
 
+def test_jobs_are_searched_by_words_and_by_id(queue: JobQueue) -> None:
+    (rain,) = add(queue, prompt="Slow RAIN on a tin roof, 100% analog")
+    (under,) = add(queue, prompt="under_score and back\\slash")
+    (both,) = add(queue, prompt="rain and thunder")
+
+    def found(search: str, status: JobStatus | None = None) -> list[str]:
+        jobs, total = queue.list(status, 1, 10, search)
+        assert total == len(jobs)
+        return [job.job_id for job in jobs]
+
+    assert found("rain") == found("RAIN") == [both, rain]
+    assert found("0% a") == [rain]
+    assert found("%") == [rain]
+    assert found("_score") == [under]
+    assert found("r_score") == [under]
+    assert found("\\") == [under]
+    assert found("/") == []
+    assert found(both[4:].upper()) == [both]
+    assert found("rain", JobStatus.COMPLETED) == []
+    assert queue.list(None, 2, 1, "rain")[0][0].job_id == rain
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_searching_knows_letters_beyond_ascii(queue: JobQueue) -> None:
+    """PostgreSQL does as far as the database's locale does."""
+    add(queue, prompt="Übermütige Ländler")
+    assert queue.list(None, 1, 10, "ÜBERMÜTIGE LÄND")[1] == 1
+
+
 def test_files_are_known_by_their_jobs(queue: JobQueue) -> None:
     add(queue, 2)
     names = {finish(queue).filename, finish(queue).filename}
     (one, _) = names
-    assert queue.filenames() == names
-    assert queue.filenames([one or "", "../etc/passwd"]) == {one}
+    assert queue.filenames([name or "" for name in names]) == names
+    assert queue.filenames([*(f"{number}.wav" for number in range(1200)), one or "", "../etc/passwd"]) == {one}
+    assert queue.filenames([]) == set()
 
 
 # Time
@@ -647,19 +1115,7 @@ def test_jobs_of_one_length_teach_a_pace_too(queue: JobQueue) -> None:
     for seconds in (3.0, 4.0, 5.0):
         add(queue)
         finish(queue, generation_time_seconds=seconds)
-    assert queue.predict("mini", 16.0) == pytest.approx(8.0)
-
-
-def test_the_seconds_ahead_count_what_runs_and_what_waits(queue: JobQueue) -> None:
-    add(queue)
-    finish(queue, duration=8.0, generation_time_seconds=4.0)  # half a second for each second
-    add(queue, duration=10.0)
-    running = take(queue)
-    queue.advance(running, Step.GENERATING, 0.5)
-    add(queue, 2, duration=20.0)
-    (last,) = add(queue, duration=30.0)
-    assert queue.seconds_ahead(queue.get(last)) == pytest.approx(0.5 * (5 + 20 + 20))
-    assert queue.seconds_ahead(queue.get(running.job_id)) == 0.0
+    assert queue.predict("mini", 16.0) == pytest.approx(8.0, rel=0.02)
 
 
 # Changes
@@ -828,6 +1284,28 @@ def test_an_acknowledged_job_survives_kill_9(database: Database, database_url: s
     acknowledged += [line for line in kill(child) if len(line) == len(acknowledged[0])]
     assert all(queue.get(job_id).status is JobStatus.PENDING for job_id in acknowledged)
     assert queue.stats().pending_jobs - len(acknowledged) in (0, 1)
+
+
+def test_a_chain_survives_kill_9(database: Database, database_url: str) -> None:
+    queue = JobQueue(database)
+    script = """
+def chain():
+    jobs = queue.enqueue([request, request.model_copy(update={"after": ["#1"]})], "batch")
+    print(*(job.job_id for job in jobs), flush=True)
+chain()
+claim, = queue.claim("w", 5, 30.0)
+from studio.store.queue import Track
+queue.complete(claim, Track("x.wav", 8.0, 32000, 1, 44, "wav", 1.0, "cpu", "fp32"))
+chain()
+time.sleep(60)
+"""
+    child = start(script, database_url)
+    _, released, first, second = " ".join(lines(child, 2)).split()
+    kill(child)
+    claims = queue.claim("w", 5, LEASE_S)
+    assert [claim.job_id for claim in claims] == [released, first]
+    queue.complete(claims[1], track(first))
+    assert take(queue).job_id == second
 
 
 @pytest.mark.postgres

@@ -166,6 +166,7 @@ def test_a_batchs_tracks_are_downloaded_as_one_zip(server: Served) -> None:
         manifest = json.loads(archive.read("manifest.json"))
         files = {entry["file"]: entry for entry in manifest["jobs"] if entry["file"]}
         assert set(archive.namelist()) == {"manifest.json", *files}
+        assert sorted(files) == ["01-sad-piano-seed-5.wav", "03-a-cafe-seed-5.wav"]
         for name, entry in files.items():
             assert archive.read(name) == server.http.get(entry["file_url"]).content
     assert manifest["batch_id"] == batch["batch_id"]
@@ -271,7 +272,7 @@ def test_a_thousand_wrong_fields_are_not_all_listed(server: Served) -> None:
 )
 def test_an_unknown_job_is_404(server: Served, job_id: str) -> None:
     url = f"{API}/jobs/{job_id}"
-    calls = [("GET", ""), ("DELETE", ""), ("POST", "/retry"), ("GET", "/attempts")]
+    calls = [("GET", ""), ("DELETE", ""), ("POST", "/retry"), ("GET", "/attempts"), ("GET", "/deliveries")]
     for answer in [server.http.request(method, url + rest) for method, rest in calls]:
         assert (answer.status_code, set(answer.json())) == (404, {"error"})
 
@@ -491,13 +492,19 @@ def test_every_route_is_documented_with_examples(server: Served) -> None:
         ("get", f"{API}/jobs"),
         ("get", f"{API}/jobs/{{job_id}}"),
         ("get", f"{API}/jobs/{{job_id}}/events"),
+        ("get", f"{API}/jobs/{{job_id}}/stream"),
         ("delete", f"{API}/jobs/{{job_id}}"),
         ("post", f"{API}/jobs/{{job_id}}/retry"),
+        ("post", f"{API}/jobs/{{job_id}}/front"),
         ("get", f"{API}/jobs/{{job_id}}/attempts"),
+        ("get", f"{API}/jobs/{{job_id}}/deliveries"),
         ("get", f"{API}/batches/{{batch_id}}"),
         ("delete", f"{API}/batches/{{batch_id}}"),
         ("get", f"{API}/batches/{{batch_id}}/zip"),
         ("get", f"{API}/files/{{filename}}"),
+        ("get", f"{API}/queue"),
+        ("post", f"{API}/queue/pause"),
+        ("post", f"{API}/queue/resume"),
         ("get", f"{API}/queue/stats"),
         ("get", f"{API}/health"),
         ("get", f"{API}/health/ready"),
@@ -511,8 +518,10 @@ def test_every_route_is_documented_with_examples(server: Served) -> None:
             assert content or status == "204", (path, status)
 
             assert all("example" in kind for kind in content.values()), (path, status)
-    for path in (f"{API}/generate", f"{API}/generate/batch"):
-        assert "requestBody" in schema["paths"][path]["post"]
+        if "requestBody" in route:
+            body = route["requestBody"]["content"]["application/json"]
+            assert body.get("examples") or body["schema"]["examples"], path
+    assert schema["webhooks"]["job-ended"]["post"]["requestBody"]["content"]["application/json"]["schema"]["examples"]
     assert "HTTPValidationError" not in schema["components"]["schemas"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,18 @@ from typing import Any
 import httpx
 import pytest
 
-from studio.api.security import BODY_MAX_BYTES
+from studio.api.security import BODY_MAX_BYTES, DRAIN_MAX_BYTES
 from tests.serving import API, Served, served
 
 EVIL = "https://evil.example"
 NAMES = (
     "generate", "generate_and_wait", "generate_batch", "job", "attempts", "cancel", "retry", "jobs", "batch",
-    "cancel_batch", "queue_stats", "health",
+    "cancel_batch", "queue_stats", "health", "to_front", "pause", "resume", "queue_state", "deliveries",
+    "batch_zip",
 )  # fmt: skip
+
+
+ASKED = ("sad piano", 1, 1, 250, 0, 3, None, None, 0, [], None)  # every argument; the client fills in defaults
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +142,27 @@ def test_a_body_that_is_too_large_is_413(server: Served, path: str) -> None:
     assert (pieces.status_code, set(pieces.json())) == (413, {"error"})
 
 
+def test_who_is_still_sending_what_is_too_large_gets_the_answer(server: Served) -> None:
+    with sending(server, 2 * BODY_MAX_BYTES) as connection:
+        answer = connection.recv(1000)  # at once
+        connection.sendall(b"a" * (2 * BODY_MAX_BYTES))
+        while piece := connection.recv(1000):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 413 ") and answer.endswith(b'kB."}')
+
+
+def test_who_never_stops_sending_is_cut_off(server: Served) -> None:
+    with sending(server, 20 * DRAIN_MAX_BYTES) as connection, pytest.raises(ConnectionError):
+        connection.sendall(bytes(20 * DRAIN_MAX_BYTES))
+
+
+def sending(server: Served, length: int) -> socket.socket:
+    """A connection over which a request with a body of `length` bytes is sent, up to the body."""
+    connection = socket.create_connection((server.http.base_url.host, server.http.base_url.port), timeout=60)
+    connection.sendall(f"POST {API}/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode())
+    return connection
+
+
 def test_a_body_in_pieces_is_read(server: Served) -> None:
     pieces = iter([b'{"prompt": ', b'"sad piano"}'])
     answer = server.http.post(f"{API}/generate", content=pieces, headers={"Content-Type": "application/json"})
@@ -150,14 +176,14 @@ def test_rest_and_gradio_share_one_count(tmp_path: Path) -> None:
     with served(tmp_path, rate_limit_per_minute=4, rate_limit_whitelist=[]) as server:
         batch = {"requests": [{"prompt": "sad piano", "duration": 1}] * 2}
         assert server.http.post(f"{API}/generate/batch", json=batch).status_code == 202
-        assert "event: complete" in call(server, "generate", "sad piano", 1, 1, 250, 0, 3, None, None)
+        assert "event: complete" in call(server, "generate", *ASKED, None)
         assert server.http.post(f"{API}/generate", json={"prompt": "sad piano"}).status_code == 202
         refused = server.http.post(f"{API}/generate", json={"prompt": "sad piano"})
         assert (refused.status_code, refused.json()) == (429, {"error": "Rate limit exceeded"})
         assert 1 <= int(refused.headers["retry-after"]) <= 60
-        for name in ("generate", "generate_and_wait"):
-            assert '"Rate limit exceeded"' in call(server, name, "sad piano", 1, 1, 250, 0, 3, None, None)
-        assert '"Rate limit exceeded"' in call(server, "generate_batch", batch["requests"])
+        assert '"Rate limit exceeded"' in call(server, "generate", *ASKED, None)
+        assert '"Rate limit exceeded"' in call(server, "generate_and_wait", *ASKED)
+        assert '"Rate limit exceeded"' in call(server, "generate_batch", batch["requests"], None)
         too_many = server.http.post(f"{API}/generate/batch", json={"requests": batch["requests"] * 3})
         assert (too_many.status_code, too_many.json()["detail"][0]["field"]) == (422, "requests")
         assert server.http.get(f"{API}/jobs").json()["total"] == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sqlite3
@@ -17,8 +18,16 @@ import soundfile
 
 from studio import BatchRequest, GenerationRequest, Settings, Studio
 from studio.audio.files import read_recipe
-from studio.engine.base import LoadProgress
-from studio.errors import DownloadError, InvalidRequest, JobConflict, JobNotFound, ModelNotFound, RateLimited
+from studio.engine.base import Event, LoadProgress
+from studio.errors import (
+    DownloadError,
+    InvalidRequest,
+    JobConflict,
+    JobNotFound,
+    ModelNotFound,
+    OutOfMemory,
+    RateLimited,
+)
 from studio.schemas import JobStatus, JobView, Step
 from tests.fakes import SineEngine, load_sine
 
@@ -137,6 +146,37 @@ def test_a_download_that_breaks_is_tried_again(tmp_path: Path) -> None:
     with Studio(settings(tmp_path), load) as studio:
         job = finish(studio, studio.submit(ask()).job_id)
     assert (job.status, job.retry_count) == (JobStatus.COMPLETED, 2)
+
+
+class CrampedEngine(SineEngine):
+    """Four slots, and memory for two."""
+
+    def step(self) -> list[Event]:
+        if self.slots - self.free_slots > 2:
+            raise OutOfMemory
+        return super().step()
+
+
+def test_when_memory_runs_out_fewer_requests_are_decoded_together(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "studio.worker")
+    with Studio(settings(tmp_path), lambda model, progress: CrampedEngine(model, slots=4)) as studio:
+        jobs = [finish(studio, job_id) for job_id in studio.submit_batch(BatchRequest(requests=[ask()] * 6)).job_ids]
+        assert {job.status for job in jobs} == {JobStatus.COMPLETED}
+        assert max(job.retry_count for job in jobs) == 1
+        assert seen_slots(tmp_path) == 2
+        assert sum("fewer requests together" in message for message in caplog.messages) == 1
+        for job_id in studio.submit_batch(BatchRequest(requests=[ask()] * 8)).job_ids:
+            assert finish(studio, job_id).status is JobStatus.COMPLETED
+    assert any("One more request together" in message for message in caplog.messages), "it is tried again"
+
+
+def seen_slots(data_dir: Path) -> int:
+    with sqlite3.connect(data_dir / "studio.db") as connection:
+        (row,) = connection.execute("SELECT slots FROM workers").fetchall()
+    connection.close()
+    return int(row[0])
 
 
 def test_a_switch_of_models_waits_for_the_slots(tmp_path: Path) -> None:
@@ -294,7 +334,10 @@ time.sleep(60)
 """
 
 
-def test_after_kill_9_waiting_jobs_run_and_the_interrupted_one_has_failed(tmp_path: Path) -> None:
+def test_after_kill_9_waiting_jobs_run_and_the_interrupted_one_has_failed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "studio")
     process = subprocess.Popen([sys.executable, "-c", CRASHING, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     first, second, third = (process.stdout.readline().strip() for _ in range(3))
@@ -306,6 +349,8 @@ def test_after_kill_9_waiting_jobs_run_and_the_interrupted_one_has_failed(tmp_pa
     started = studio.start()
     try:
         assert (started.pending, started.interrupted) == (2, [first])
+        (said,) = [record for record in caplog.records if record.message == "Queue recovered"]
+        assert (vars(said)["waiting"], vars(said)["interrupted"]) == (2, 1)
         job = studio.job(first)
         assert job.status is JobStatus.FAILED
         assert "worker stopped" in str(job.error_message)

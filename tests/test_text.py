@@ -11,6 +11,8 @@ from studio.engine.text import (
     RECENT_PROMPTS,
     WORD_PIECES_MAX,
     RecentPrompts,
+    T5Encoder,
+    TimeConditioner,
     WordPieceConditioner,
     WordPieceEncoder,
     WordPieces,
@@ -28,12 +30,15 @@ def pieces() -> WordPieces:
 
 @pytest.fixture
 def encoder(pieces: WordPieces) -> WordPieceEncoder:
-    return WordPieceEncoder(pieces, WordPieceConditioner(16, 32), CPU)
+    time = TimeConditioner(32)
+    for module in (time.clock, time.gist):
+        torch.nn.init.normal_(module.weight)
+    return WordPieceEncoder(pieces, WordPieceConditioner(16, 32), time, CPU)
 
 
 @pytest.mark.parametrize("prompt", ["sad piano", "zyx", "日本の音楽", "🎹🎹🎹", "...", "\n\t", "x" * 500, "a b " * 125])
 def test_no_prompt_is_unknown(prompt: str, encoder: WordPieceEncoder) -> None:
-    conditions = encoder.encode(prompt)
+    conditions = encoder.encode(prompt, 20, 0)
     assert conditions.cross is not None
     assert conditions.prefix is None
     assert 1 <= conditions.cross.shape[0] <= WORD_PIECES_MAX
@@ -55,7 +60,7 @@ def test_a_prompt_does_not_depend_on_its_neighbours(pieces: WordPieces, encoder:
 
 
 def test_word_order_matters(encoder: WordPieceEncoder) -> None:
-    first, second = encoder.encode("sad piano").cross, encoder.encode("piano sad").cross
+    first, second = encoder.encode("sad piano", 20, 0).cross, encoder.encode("piano sad", 20, 0).cross
     assert first is not None
     assert second is not None
     assert not torch.allclose(first, second.flip(0))
@@ -69,10 +74,60 @@ def test_a_table_is_stored_in_eight_bits(pieces: WordPieces, tmp_path: Path) -> 
     assert (error <= pieces.table.abs().amax(dim=1) / 250).all()
 
 
-def test_a_prompt_is_encoded_once(encoder: WordPieceEncoder) -> None:
-    recent = RecentPrompts(encoder)
-    first = recent.encode("sad piano")
-    assert recent.encode("sad piano") is first
+def test_a_prompt_is_encoded_once() -> None:
+    recent = RecentPrompts(T5Encoder(Letters()))
+    first = recent.encode("sad piano", 20, 0)
+    assert recent.encode("sad piano", 30, 1) is first
     for i in range(RECENT_PROMPTS):
-        recent.encode(f"piano {i}")
-    assert recent.encode("sad piano") is not first
+        recent.encode(f"piano {i}", 20, 0)
+    assert recent.encode("sad piano", 20, 0) is not first
+
+
+class Letters:
+    """A text conditioner that knows the alphabet."""
+
+    def tokenize(self, prompts: list[str]) -> list[str]:
+        return prompts
+
+    def __call__(self, prompts: list[str]) -> tuple[torch.Tensor, None]:
+        return torch.tensor([[[float(ord(letter))] for letter in prompt] for prompt in prompts]), None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "beat"),
+    [("lo-fi, 80 bpm", 38), ("125BPM", 24), ("150-bpm techno", 20), ("60 beats per minute", 50), ("999 bpm", 14)],
+)
+def test_a_named_tempo_is_kept(prompt: str, beat: int) -> None:
+    assert all(TimeConditioner(32).metre(prompt, torch.zeros(32), seed).beat == beat for seed in range(5))
+
+
+@pytest.mark.parametrize("prompt", ["0 bpm", "12345 bpm", "bpm", "80 drums"])
+def test_what_names_no_tempo_leaves_it_open(prompt: str) -> None:
+    beats = {TimeConditioner(32).metre(prompt, torch.zeros(32), seed).beat for seed in range(20)}
+    assert len(beats) > 2
+
+
+def test_a_seed_is_one_tempo(encoder: WordPieceEncoder) -> None:
+    first, again, other = (encoder.encode("sad piano", 50, seed).summed for seed in (1, 1, 2))
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_both_branches_of_guidance_hear_the_clock_and_one_the_prompt(encoder: WordPieceEncoder) -> None:
+    sad, drums = (encoder.encode(f"{what}, 80 bpm in 4/4", 50, 0).summed for what in ("sad piano", "fast drums"))
+    assert sad is not None
+    assert drums is not None
+    assert torch.equal(sad[1], drums[1])
+    assert not torch.equal(sad[0], drums[0])
+    assert not torch.equal(sad[1], torch.zeros_like(sad[1]))
+
+
+def test_who_asks_for_an_ending_gets_one(encoder: WordPieceEncoder) -> None:
+    open_, ended = (encoder.encode(text, 400, 0).summed for text in ("piano 80 bpm", "piano with an ending 80 bpm"))
+    assert open_ is not None
+    assert ended is not None
+    torch.testing.assert_close(open_[1, :1], ended[1, :1], atol=0.1, rtol=0)
+    assert (open_[1, -1] - ended[1, -1]).abs().max() > 0.2

@@ -11,6 +11,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from studio.engine.metre import FRAME_S
 from studio.training import words
 from studio.training.captions import captions, evaluation_prompts
 from studio.training.compose import INSTRUMENTS, KITS, Description, Note, Piece, Track, compose
@@ -75,6 +76,18 @@ def test_the_lead_and_the_drums_are_heard_within_four_seconds(pieces: list[Piece
     named = [track for piece in pieces for track in piece.tracks if track.role in ("lead", "drums")]
     early = sum(track.notes[0].start < 4 for track in named)
     assert early / len(named) > 0.97
+
+
+def test_notes_begin_on_frames_and_bars_repeat_to_the_frame(pieces: list[Piece]) -> None:
+    for piece in pieces:
+        bar = piece.description.time.bar
+        assert all(
+            (note.start / FRAME_S) == pytest.approx(round(note.start / FRAME_S)) for note in piece.tracks[0].notes
+        )
+        drums = [track for track in piece.tracks if track.is_drums]
+        hits = {round(note.start / FRAME_S) for track in drums for note in track.notes}
+        again = [hit + bar in hits for hit in hits if bar <= hit < 25 / FRAME_S - bar]
+        assert not again or sum(again) / len(again) > 0.55, piece.seed  # but for fills and breaks
 
 
 def test_most_notes_are_in_the_key(pieces: list[Piece]) -> None:

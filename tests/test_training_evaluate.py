@@ -10,11 +10,12 @@ from studio.training import evaluate
 from studio.training.captions import Expectation
 from studio.training.codec import log_mel_distance
 from studio.training.judge import Truth, features, truth_of_prompt
+from studio.training.measures import SAMPLE_RATE, Audio, key, onsets, pulse, statistics
 
-RATE = evaluate.SAMPLE_RATE
+RATE = SAMPLE_RATE
 
 
-def tone(seconds: float = 4.0, amplitude: float = 0.2) -> evaluate.Audio:
+def tone(seconds: float = 4.0, amplitude: float = 0.2) -> Audio:
     time = np.arange(round(seconds * RATE)) / RATE
     beats = 0.55 + 0.45 * np.sign(np.sin(2 * np.pi * 2 * time))
     return np.asarray(amplitude * beats * np.sin(2 * np.pi * 440 * time), np.float32)
@@ -30,12 +31,26 @@ def test_more_bits_bring_opus_nearer_to_the_original() -> None:
 
 def test_statistics_tell_tones_from_noise_and_silence() -> None:
     noise = 0.2 * np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
-    pure, noisy = evaluate.statistics([tone()]), evaluate.statistics([noise])
-    silent = evaluate.statistics([np.zeros(RATE, np.float32)])
+    pure, noisy = statistics([tone()]), statistics([noise])
+    silent = statistics([np.zeros(RATE, np.float32)])
     assert pure["flatness"] < 0.01 < 0.4 < noisy["flatness"]
     assert noisy["level_db"] == pytest.approx(-14, abs=0.1)
     assert (silent["silent"], pure["silent"]) == (1.0, 0.0)
-    assert evaluate.statistics([np.ones(RATE, np.float32)])["clipped"] == 1.0
+    assert statistics([np.ones(RATE, np.float32)])["clipped"] == 1.0
+
+
+def test_a_steady_beat_has_a_pulse_and_noise_has_none() -> None:
+    noise = 0.2 * np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
+    assert pulse(noise) < 0.2 < 0.6 < pulse(tone())
+    assert onsets(tone(8.0)) == pytest.approx(4.0, abs=0.3)  # on and off, twice a second
+
+
+def test_a_scale_is_in_a_key_and_a_cluster_is_not() -> None:
+    def chord(pitches: list[int]) -> Audio:
+        time = np.arange(2 * RATE) / RATE
+        return np.sum([0.1 * np.sin(2 * np.pi * 440 * 2 ** ((p - 69) / 12) * time) for p in pitches], 0, np.float32)
+
+    assert key(chord([60, 64, 67])) > 0.8 > 0.6 > key(chord(list(range(60, 72))))
 
 
 def test_a_quieter_copy_sounds_the_same_to_the_judge() -> None:
@@ -47,7 +62,7 @@ def test_adherence_counts_what_was_asked_for_and_what_other_prompts_would_give()
     class Oracle:
         """Hears in a clip's first sample which prompt it was made for."""
 
-        def hear(self, audio: evaluate.Audio) -> Truth:
+        def hear(self, audio: Audio) -> Truth:
             drums = "drums" if audio[0] > 0 else "none"
             return {"genre": "rock", "lead": "keys", "drums": drums, "tempo": "slow"}
 

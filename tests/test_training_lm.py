@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
+from studio.engine.metre import Metre
 from studio.engine.text import WordPieces
 from studio.engine.transformer import DecoderConfig
 from studio.errors import CheckpointError, ConfigurationError
@@ -22,10 +23,10 @@ from studio.training.captions import captions
 from studio.training.compose import compose
 from studio.training.config import MINI, read
 
-SMALL = DecoderConfig(dim=32, heads=2, layers=2, ffn=64, cardinality=16)
+SMALL = DecoderConfig(dim=32, heads=2, layers=2, ffn=64, cardinality=16, summed=True)
 TINY = lm.LmTraining(
-    dim=32, heads=2, layers=2, ffn=64, minutes=0.02, warmup_minutes=0.001, crop_frames=40, crop_batch=4,
-    full_frames=60, full_batch=2, held_out_pieces=4, held_out_every_minutes=0.01, log_every=2,
+    dim=32, heads=2, layers=2, ffn=64, minutes=0.02, warmup_minutes=0.001, shapes=((40, 4, 0.7), (60, 2, 0.3)),
+    held_out_pieces=4, held_out_frames=60, held_out_every_minutes=0.01, log_every=2,
     reading_steps=2, device="cpu",
 )  # fmt: skip
 
@@ -33,14 +34,15 @@ TINY = lm.LmTraining(
 def test_audiocraft_computes_the_same_logits_from_the_same_weights() -> None:
     model = lm.LanguageModel(SMALL, embedding_dim=8).eval()
     reference = audiocraft_model(SMALL)
-    state = {name: t for name, t in model.state_dict().items() if not name.startswith("conditioner.")}
+    state = {name: t for name, t in model.state_dict().items() if not name.startswith(("conditioner.", "time."))}
     reference.load_state_dict(state, strict=True)
     codes = torch.randint(0, 16, (2, 4, 30))
-    condition = torch.randn(2, 5, 32)
+    condition, summed = torch.randn(2, 5, 32), torch.randn(2, 31, 32)
+    tensors = {"description": (condition, torch.ones(2, 5)), "time": (summed, torch.ones(2, 31))}
     read_codes, predicted = lm.delayed(codes, SMALL)
     with torch.no_grad():
-        ours = model(read_codes, condition, torch.ones(2, 5, dtype=torch.bool))
-        theirs = reference.compute_predictions(codes, [], {"description": (condition, torch.ones(2, 5))})
+        ours = model(read_codes, condition, torch.ones(2, 5, dtype=torch.bool), summed[:, :30])
+        theirs = reference.compute_predictions(codes, [], tensors)
     assert torch.equal(predicted != -100, delay_mask(30))
     for k in range(4):
         aligned = ours[:, k:, k]  # step s predicts frame s - k
@@ -60,11 +62,15 @@ def test_a_dropped_prompt_is_the_null_condition_of_guidance() -> None:
     """The studio's null branch reads zeros instead of conditions, whatever the prompt was."""
     model = lm.LanguageModel(SMALL, embedding_dim=8).eval()
     codes, embeddings = torch.randint(0, 16, (1, 4, 10)), torch.randn(1, 3, 8)
-    mask = torch.ones(1, 3, dtype=torch.bool)
+    mask, clock = torch.ones(1, 3, dtype=torch.bool), torch.from_numpy(Metre(24, "4/4").clock(10))[None]
+    batch = lm.Batch(codes, codes, embeddings, mask, clock, torch.zeros(1, 2, dtype=torch.int64))
     with torch.no_grad():
-        dropped = lm.predict(model, lm.Batch(codes, embeddings, mask).without_prompts(), SMALL)
+        model.time.clock.weight.normal_()
+        model.time.gist.weight.normal_()
+        dropped = lm.predict(model, batch.without_prompts(), SMALL)
         read_codes, predicted = lm.delayed(codes, SMALL)
-        zeros = lm.codebook_losses(model(read_codes, torch.zeros(1, 7, 32), torch.ones(1, 7).bool()), predicted)
+        heard = model(read_codes, torch.zeros(1, 7, 32), torch.ones(1, 7).bool(), model.time.clock(clock))
+        zeros = lm.codebook_losses(heard, predicted)
     assert torch.allclose(dropped, zeros, atol=1e-6)
 
 
@@ -74,7 +80,7 @@ def test_training_learns_which_codes_a_piece_has(coded_music: Path) -> None:
     state = lm.new_state(replace(TINY, minutes=60), pieces.table.shape[1], torch.device("cpu"))
     losses = []
     for step in range(40):
-        batch = music.batch(step, TINY.crop_frames, TINY.crop_batch, TINY)
+        batch = music.batch(step, 40, 4, TINY)
         losses.append(lm.advance(state, state.model, replace(TINY, minutes=60), batch).mean().item())
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
@@ -173,7 +179,7 @@ def audiocraft_model(c: DecoderConfig) -> torch.nn.Module:
 
     return LMModel(
         DelayedPatternProvider(c.codebooks), ConditioningProvider({}),
-        ConditionFuser({"sum": [], "prepend": [], "cross": ["description"], "input_interpolate": []}),
+        ConditionFuser({"sum": ["time"], "prepend": [], "cross": ["description"], "input_interpolate": []}),
         n_q=c.codebooks, card=c.cardinality, dim=c.dim, num_heads=c.heads, hidden_scale=c.ffn // c.dim,
         norm_first=True, bias_proj=False, num_layers=c.layers, bias_ff=False, bias_attn=False, causal=True,
         custom=True, memory_efficient=False, cross_attention=True, activation="gelu", dropout=0.0,

@@ -33,6 +33,7 @@ from tests.hub import Hub
 CPU = torch.device("cpu")
 ENCODEC = "facebook/encodec_32khz"
 PROMPT = "sad piano with slow drums"
+STEPS, SEED = 20, 0
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def test_a_prompt_says_to_the_decoder_what_audiocraft_says(
     published: Path, hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     oracle = reference(published / "facebook/musicgen-small", published / "google-t5/t5-small", monkeypatch)
-    conditions = load("musicgen-small", settings).text.encode(PROMPT)
+    conditions = load("musicgen-small", settings).text.encode(PROMPT, STEPS, SEED)
     _, cross = reference_conditions(oracle, PROMPT)
     assert cross is not None
     assert conditions.cross is not None
@@ -162,7 +163,7 @@ def test_a_melody_model_reads_an_absent_melody_as_audiocraft_does(
     published: Path, hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     oracle = reference(published / "facebook/musicgen-melody", published / "google-t5/t5-small", monkeypatch)
-    conditions = load("musicgen-melody", settings).text.encode(PROMPT)
+    conditions = load("musicgen-melody", settings).text.encode(PROMPT, STEPS, SEED)
     prefix, cross = reference_conditions(oracle, PROMPT)
     assert cross is None
     assert conditions.cross is None
@@ -173,7 +174,7 @@ def test_a_melody_model_reads_an_absent_melody_as_audiocraft_does(
 
 
 def test_a_style_model_reads_an_absent_excerpt_as_nothing(hub: Hub, settings: Settings) -> None:
-    conditions = load("musicgen-style", settings).text.encode(PROMPT)
+    conditions = load("musicgen-style", settings).text.encode(PROMPT, STEPS, SEED)
     assert conditions.prefix is not None
     assert conditions.null_prefix is not None
     assert (conditions.prefix[0] == 0).all()
@@ -302,7 +303,7 @@ def test_a_bundle_is_loaded(bundle: Path, settings: Settings) -> None:
     model = load("mini", settings)
     assert model.lm.keys() == weights.decoder_shapes(model.config).keys()
     assert all(tensor.dtype == torch.float16 for tensor in model.lm.values())
-    conditions = model.text.encode(PROMPT)
+    conditions = model.text.encode(PROMPT, STEPS, SEED)
     assert conditions.cross is not None
     assert conditions.cross.shape[1] == 32
     audio = model.codec.decode(torch.zeros(1, 4, 5, dtype=torch.int64))
@@ -319,7 +320,7 @@ def test_a_bundle_with_a_damaged_file_is_said_so(file: str, bundle: Path, settin
 def test_a_bundle_from_another_studio_is_said_so(bundle: Path, settings: Settings) -> None:
     described = json.loads((bundle / "config.json").read_text())
     (bundle / "config.json").write_text(json.dumps({**described, "format": 99}))
-    with pytest.raises(CheckpointError, match="has format 99; this studio reads 1"):
+    with pytest.raises(CheckpointError, match="has format 99; this studio reads 2"):
         load("mini", settings)
 
 
@@ -334,7 +335,8 @@ import sys, torch
 from studio.engine import catalog, weights
 from studio.settings import Settings
 settings = Settings(data_dir={str(bundle.parent.parent)!r})
-weights.load(catalog.resolve("mini", settings), settings, torch.device("cpu"), lambda *_: None).text.encode("sad piano")
+model = weights.load(catalog.resolve("mini", settings), settings, torch.device("cpu"), lambda *_: None)
+model.text.encode("sad piano", 20, 0)
 heavy = {{"audiocraft", "transformers", "huggingface_hub", "omegaconf", "httpx", "gradio", "xformers"}}
 print(*sorted(heavy & sys.modules.keys()))
 """
@@ -352,7 +354,7 @@ from studio.engine import catalog, weights
 from studio.settings import Settings
 settings = Settings(data_dir={str(settings.data_dir)!r})
 model = weights.load(catalog.resolve("mine", settings), settings, torch.device("cpu"), lambda *_: None)
-model.text.encode("sad piano")
+model.text.encode("sad piano", 20, 0)
 model.codec.decode(torch.zeros(1, 4, 5, dtype=torch.int64))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -7,6 +7,7 @@ A generation never runs inside Gradio's queue: an endpoint puts a job into the s
 import asyncio
 import functools
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -59,8 +60,9 @@ def register(studio: Studio, closing: threading.Event) -> None:
     """Add the endpoints to the Blocks that is being built. `closing` is set when the server goes down."""
     endpoints = Endpoints(studio, closing)
     for name in (
-        "generate", "generate_and_wait", "generate_batch", "job", "cancel", "retry", "attempts", "jobs", "batch",
-        "cancel_batch", "queue_stats", "health",
+        "generate", "generate_and_wait", "generate_batch", "job", "cancel", "retry", "to_front", "attempts",
+        "deliveries", "jobs", "batch", "cancel_batch", "batch_zip", "queue_stats", "queue_state", "pause",
+        "resume", "health",
     ):  # fmt: skip
         gr.api(getattr(endpoints, name), api_name=name, concurrency_limit=None)
 
@@ -111,14 +113,19 @@ class Endpoints:
         cfg_coef: float = DEFAULT["cfg_coef"],
         seed: int | None = DEFAULT["seed"],
         model: str | None = DEFAULT["model"],
+        priority: int = DEFAULT["priority"],
+        after: list[str] = DEFAULT["after"],
+        webhook_url: str | None = DEFAULT["webhook_url"],
+        idempotency_key: str | None = None,
     ) -> Json:
         """Put a request into the queue: returns `job_id`, `status`, `current_step`, `estimated_time_seconds`,
-        `created_at`."""
+        `created_at`. Sent again with the same `idempotency_key` within a day, it is answered so again."""
         asked = GenerationRequest(
             prompt=prompt, duration=duration, temperature=temperature, top_k=top_k,
-            top_p=top_p, cfg_coef=cfg_coef, seed=seed, model=model,
+            top_p=top_p, cfg_coef=cfg_coef, seed=seed, model=model, priority=priority, after=after,
+            webhook_url=webhook_url,
         )  # fmt: skip
-        return _json(self._studio.submit(asked, self._client(request)))
+        return _json(self._studio.submit(asked, self._client(request), idempotency_key))
 
     async def generate_and_wait(
         self,
@@ -131,14 +138,18 @@ class Endpoints:
         cfg_coef: float = DEFAULT["cfg_coef"],
         seed: int | None = DEFAULT["seed"],
         model: str | None = DEFAULT["model"],
+        priority: int = DEFAULT["priority"],
+        after: list[str] = DEFAULT["after"],
+        webhook_url: str | None = DEFAULT["webhook_url"],
     ) -> Items:
         """Put a request into the queue and yield the job as it advances; the last item has the audio file too.
         Whoever leaves early cancels the job."""
         visit = _Visit(self._studio, self._closing)
         try:
             ask = functools.partial(
-                self.generate, request, prompt, duration, temperature, top_k, top_p, cfg_coef, seed, model
-            )
+                self.generate, request, prompt, duration, temperature, top_k, top_p, cfg_coef, seed, model,
+                priority, after, webhook_url,
+            )  # fmt: skip
             await to_thread.run_sync(visit.begin, ask)
             async for job in visit.items():
                 yield _json(job), await to_thread.run_sync(self._audio, job)
@@ -150,11 +161,13 @@ class Endpoints:
             raise gr.Error(job.error_message or "The job was cancelled.", print_exception=False)
 
     @sentences
-    def generate_batch(self, request: gr.Request, requests: list[dict[str, Any]]) -> Json:
+    def generate_batch(
+        self, request: gr.Request, requests: list[dict[str, Any]], idempotency_key: str | None = None
+    ) -> Json:
         """Put up to ten requests into the queue, or none of them: returns `batch_id`, `job_ids`, `total_jobs`,
-        `estimated_total_time_seconds`."""
+        `estimated_total_time_seconds`. Sent again with the same `idempotency_key`, it is answered so again."""
         batch = BatchRequest.model_validate({"requests": requests})
-        return _json(self._studio.submit_batch(batch, self._client(request)))
+        return _json(self._studio.submit_batch(batch, self._client(request), idempotency_key))
 
     @sentences
     def job(self, job_id: str) -> Json:
@@ -173,9 +186,19 @@ class Endpoints:
         return _json(self._studio.retry(JobRequest(job_id=job_id).job_id, self._client(request)))
 
     @sentences
+    def to_front(self, job_id: str) -> Json:
+        """Let a job that waits go before all others: returns the job."""
+        return _json(self._studio.to_front(JobRequest(job_id=job_id).job_id))
+
+    @sentences
     def attempts(self, job_id: str) -> Json:
         """Every attempt at a job that has ended: when, how long, and what went wrong, with the stack trace."""
         return _json(self._studio.attempts(JobRequest(job_id=job_id).job_id))
+
+    @sentences
+    def deliveries(self, job_id: str) -> Json:
+        """The webhooks of a job: whether they were delivered, what went wrong, and when the next attempt is."""
+        return _json(self._studio.deliveries(JobRequest(job_id=job_id).job_id))
 
     @sentences
     def jobs(
@@ -183,10 +206,13 @@ class Endpoints:
         status: str | None = LIST["status"],
         page: int = LIST["page"],
         page_size: int = LIST["page_size"],
+        search: str | None = LIST["search"],
     ) -> Json:
-        """Jobs, newest first; `status` is one of pending, processing, completed, failed, cancelled."""
-        asked = JobsRequest.model_validate({"status": status, "page": page, "page_size": page_size})
-        return _json(self._studio.jobs(asked.status, asked.page, asked.page_size))
+        """Jobs, newest first; `status` is one of pending, processing, completed, failed, cancelled; `search` looks in
+        prompts and ids."""
+        fields = {"status": status, "page": page, "page_size": page_size, "search": search}
+        asked = JobsRequest.model_validate(fields)
+        return _json(self._studio.jobs(asked.status, asked.page, asked.page_size, asked.search))
 
     @sentences
     def batch(self, batch_id: str) -> Json:
@@ -198,6 +224,32 @@ class Endpoints:
         """Cancel the jobs of a batch that wait; with `force` also those that are being processed."""
         asked = BatchOfJobs(batch_id=batch_id, force=force)
         return _json(self._studio.cancel_batch(asked.batch_id, asked.force))
+
+    @sentences
+    def batch_zip(self, batch_id: str) -> gr.FileData:
+        """The finished tracks of a batch as a zip, with a manifest of all its jobs."""
+        asked = BatchOfJobs(batch_id=batch_id)
+        pieces = self._studio.batch_zip(asked.batch_id)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{asked.batch_id}.zip"
+            with path.open("wb") as archive:
+                archive.writelines(pieces)
+            return _cached(path)
+
+    @sentences
+    def pause(self) -> Json:
+        """Let no job be started until `/resume`; those in process are finished: returns `paused`, `paused_at`."""
+        return _json(self._studio.pause())
+
+    @sentences
+    def resume(self) -> Json:
+        """Let jobs be started again: returns `paused`, `paused_at`."""
+        return _json(self._studio.resume())
+
+    @sentences
+    def queue_state(self) -> Json:
+        """Whether jobs are started: `paused`, and since when, `paused_at`."""
+        return _json(self._studio.queue_state())
 
     @sentences
     def queue_stats(self) -> Json:
@@ -213,12 +265,9 @@ class Endpoints:
         return client_of_request(request, self._studio.settings)
 
     def _audio(self, job: JobView) -> Json | None:
-        """A copy of the job's audio where Gradio serves files from: of the studio's own it serves none."""
         if job.file_url is None:
             return None
-        path = self._studio.track_path(Path(job.file_url).name)
-        copy = save_file_to_cache(path, cache_dir=get_upload_folder())
-        return {"path": copy, "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+        return _cached(self._studio.track_path(Path(job.file_url).name))
 
 
 class _Visit:
@@ -261,6 +310,12 @@ class _Visit:
                 self._studio.cancel(self._job_id, force=True)
         except StudioError as error:
             logger.info("Nothing to cancel: %s", error, extra={"job_id": self._job_id})
+
+
+def _cached(path: Path) -> Json:
+    """A copy of the file where Gradio serves files from: of the studio's own it serves none."""
+    copy = save_file_to_cache(path, cache_dir=get_upload_folder())
+    return {"path": copy, "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
 
 
 def _json(model: View) -> Json:

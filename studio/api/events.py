@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -73,6 +74,17 @@ class Feed:
         finally:
             self._leave(topic)
 
+    @contextmanager
+    def following(self, change: Change, woken: asyncio.Event) -> Iterator[Callable[[], Change]]:
+        """Gives what tells the latest of a job; within the block, `woken` is set whenever there is something new."""
+        topic, _ = self._join(change)
+        topic.woken.add(woken)
+        try:
+            yield lambda: topic.latest
+        finally:
+            topic.woken.discard(woken)
+            self._leave(topic)
+
     def _join(self, change: Change) -> tuple[_Topic, asyncio.Task[None]]:
         # What changed since `change` was read is read again at the next look.
         self._seen = min(self._seen, change.version) if self._topics else change.version
@@ -102,7 +114,7 @@ class Feed:
                 await asyncio.sleep(PAUSE_S if failing else POLL_S)
         finally:
             for topic in self._topics.values():  # whatever ended the poller: nobody waits for it in vain
-                topic.changed.set()
+                topic.tell()
 
     async def _look(self) -> None:
         version = await self._read(self._studio.version)
@@ -129,14 +141,20 @@ class _Topic:
     def __init__(self, change: Change) -> None:
         self.latest = change
         self.changed = asyncio.Event()  # set when `latest` is no longer the latest
+        self.woken: set[asyncio.Event] = set()  # set then, too
         self.listeners = 0
         self._event: tuple[int, bytes] | None = None
 
     def offer(self, change: Change) -> None:
         if change.version > self.latest.version:
             self.latest = change
-            changed, self.changed = self.changed, asyncio.Event()
-            changed.set()
+            self.tell()
+
+    def tell(self) -> None:
+        """Wake all who wait."""
+        changed, self.changed = self.changed, asyncio.Event()
+        for event in (changed, *self.woken):
+            event.set()
 
     def event(self) -> bytes:
         """`latest` as it goes over the wire, made once for all listeners."""

@@ -13,19 +13,24 @@ from studio.schemas import (
     BatchCancelResult,
     BatchView,
     CancelResult,
+    DeliveryStatus,
+    DeliveryView,
     HealthCheck,
     HealthReport,
     HealthStatus,
     JobAccepted,
     JobAttempts,
+    JobDeliveries,
     JobPage,
     JobStatus,
     JobView,
     Outcome,
+    QueueState,
     QueueStats,
     Step,
     TrackInfo,
     View,
+    WebhookEvent,
 )
 
 NOON = datetime(2026, 11, 7, 12, 0, 0, tzinfo=UTC)
@@ -90,6 +95,18 @@ ATTEMPTS = JobAttempts(
         )
     ],
 )  # fmt: skip
+DELIVERY_ID = "msg_5f1c20b98e7d43a6c0f2e914"
+WEBHOOK = WebhookEvent(event="job.completed", delivery_id=DELIVERY_ID, sent_at=LATER, job=JOB)
+DELIVERIES = JobDeliveries(
+    job_id=JOB_ID,
+    deliveries=[
+        DeliveryView(
+            delivery_id=DELIVERY_ID, event="job.completed", status=DeliveryStatus.PENDING, attempts=1,
+            response_status=503, error_message="The receiver answered 503.", created_at=LATER, attempted_at=LATER,
+            next_attempt_at=datetime(2026, 11, 7, 12, 0, 9, tzinfo=UTC),
+        )
+    ],
+)  # fmt: skip
 WAITING = JOB.model_copy(
     update={
         "status": JobStatus.PENDING, "current_step": Step.QUEUED, "progress": 0.0, "queue_position": 3,
@@ -97,8 +114,10 @@ WAITING = JOB.model_copy(
         "started_at": None, "completed_at": None,
     }
 )  # fmt: skip
+FRONT = WAITING.model_copy(update={"queue_position": 1})
 JOBS = JobPage(jobs=[JOB], total=1, page=1, page_size=20)
 CANCELLED = CancelResult(job_id=JOB_ID, cancelled_at=LATER)
+RUNNING, PAUSED = QueueState(paused=False), QueueState(paused=True, paused_at=NOON)
 STATS = QueueStats(
     pending_jobs=5, processing_jobs=1, completed_jobs=42, failed_jobs=3,
     oldest_pending_job_age_seconds=120.5, average_processing_time_seconds=18.4,
@@ -112,7 +131,7 @@ HEALTH = HealthReport(
         ),
         "queue": HealthCheck(
             name="queue", status=HealthStatus.HEALTHY, message="5 pending jobs",
-            details={"pending": 5, "processing": 1, "completed": 42, "failed": 3},
+            details={"pending": 5, "processing": 1, "completed": 42, "failed": 3, "workers_alive": 1, "slots": 4},
         ),
         "disk_space": HealthCheck(
             name="disk_space", status=HealthStatus.HEALTHY, message="45.2GB free (72.3%)",
@@ -146,6 +165,7 @@ ERRORS = {
     429: ErrorBody(error="Rate limit exceeded"),
     503: ErrorBody(error="The database does not answer."),
 }
+SILENT = ErrorBody(error="The job waits: there is nothing to hear yet. Ask again.")
 MEANINGS = {
     404: "There is no such job, batch or file.",
     409: "The job, or the batch, is in a state that does not allow this.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable, Coroutine
@@ -28,9 +29,11 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from studio.api import examples
+from studio.api.audience import Audience
 from studio.api.events import Feed, as_event
 from studio.api.examples import Probe, answers
 from studio.api.security import ErrorResponse, client_of_request
+from studio.audio import wav
 from studio.errors import (
     BatchNotFound,
     DatabaseUnavailable,
@@ -55,11 +58,16 @@ from studio.schemas import (
     HealthStatus,
     JobAccepted,
     JobAttempts,
+    JobDeliveries,
     JobPage,
     JobsRequest,
+    JobStatus,
     JobView,
+    QueueState,
     QueueStats,
+    WebhookEvent,
 )
+from studio.streams import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +79,7 @@ FIELDS_NAMED_MAX = 20  # a body of 1 MB can be wrong in a hundred thousand of th
 TRACK_HEADERS = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
 EVENTS = "text/event-stream"
 EXAMPLE = Change(version=1841, job=examples.JOB)
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
 EVENT_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx keeps events back otherwise
 MEDIA_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
 REDOC_LOGO = "https://cdn.redoc.ly/redoc/logo-mini.svg"
@@ -138,9 +147,11 @@ def build(studio: Studio, closing: threading.Event) -> FastAPI:
             StudioError: _studio_error, HTTPException: _http_error, RequestValidationError: _invalid,
         },
     )  # fmt: skip
+    app.webhooks.include_router(webhooks)
     app.state.studio = studio
     app.state.probes = CapacityLimiter(PROBES)
     app.state.feed = Feed(studio, closing)
+    app.state.audience = Audience(studio, app.state.feed, closing)
     app.include_router(router)
     app.mount("/static", StaticFiles(directory=_page_assets()))
     return app
@@ -153,6 +164,14 @@ def _studio(request: Request) -> Studio:
 
 TheStudio = Annotated[Studio, Depends(_studio)]
 JobId = Annotated[str, Path_(description="As `generate` returned it.", examples=[examples.JOB_ID])]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        description="Names this request: sent again within a day with the same key and body, it is answered as the "
+        "first time, and nothing more is stored. Up to 255 printable ASCII characters.",
+        examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
+    ),
+]
 BatchId = Annotated[str, Path_(description="As `generate/batch` returned it.", examples=[examples.BATCH_ID])]
 
 
@@ -172,9 +191,10 @@ def generate(
     request: Request,
     response: Response,
     body: Annotated[GenerationRequest, Body(examples=[examples.REQUEST])],
+    idempotency_key: IdempotencyKey = None,
 ) -> JobAccepted:
     """Put a request into the queue."""
-    accepted = studio.submit(body, client_of_request(request, studio.settings))
+    accepted = studio.submit(body, client_of_request(request, studio.settings), idempotency_key)
     response.headers["Location"] = f"{PREFIX}/jobs/{accepted.job_id}"
     return accepted
 
@@ -186,10 +206,13 @@ def generate(
     responses=answers(202, "All jobs are on disk.", examples.BATCH_ACCEPTED, 413, 422, 429, 503),
 )
 def generate_batch(
-    studio: TheStudio, request: Request, body: Annotated[BatchRequest, Body(examples=[examples.BATCH])]
+    studio: TheStudio,
+    request: Request,
+    body: Annotated[BatchRequest, Body(examples=[examples.BATCH])],
+    idempotency_key: IdempotencyKey = None,
 ) -> BatchAccepted:
     """Put up to ten requests into the queue, or none of them. Each counts as one against the rate limit."""
-    return studio.submit_batch(body, client_of_request(request, studio.settings))
+    return studio.submit_batch(body, client_of_request(request, studio.settings), idempotency_key)
 
 
 @router.get("/jobs/{job_id}", tags=["jobs"], responses=answers(200, "The job.", examples.JOB, 404, 503))
@@ -248,6 +271,14 @@ def attempts(studio: TheStudio, job_id: JobId) -> JobAttempts:
     return studio.attempts(job_id)
 
 
+@router.get(
+    "/jobs/{job_id}/deliveries", tags=["jobs"], responses=answers(200, "Its webhooks.", examples.DELIVERIES, 404, 503)
+)
+def deliveries(studio: TheStudio, job_id: JobId) -> JobDeliveries:
+    """The webhooks of a job: whether they were delivered, what went wrong, and when the next attempt is."""
+    return studio.deliveries(job_id)
+
+
 @router.post(
     "/jobs/{job_id}/retry",
     tags=["jobs"],
@@ -258,10 +289,18 @@ def retry(studio: TheStudio, request: Request, job_id: JobId) -> JobView:
     return studio.retry(job_id, client_of_request(request, studio.settings))
 
 
+@router.post(
+    "/jobs/{job_id}/front", tags=["jobs"], responses=answers(200, "It is the next.", examples.FRONT, 404, 409, 503)
+)
+def to_front(studio: TheStudio, job_id: JobId) -> JobView:
+    """Let a job that waits go before all others, also before those that come later."""
+    return studio.to_front(job_id)
+
+
 @router.get("/jobs", tags=["jobs"], responses=answers(200, "A page of jobs.", examples.JOBS, 422, 503))
 def jobs(studio: TheStudio, asked: Annotated[JobsRequest, Query()]) -> JobPage:
     """Jobs, newest first."""
-    return studio.jobs(asked.status, asked.page, asked.page_size)
+    return studio.jobs(asked.status, asked.page, asked.page_size, asked.search)
 
 
 # Batches
@@ -304,6 +343,21 @@ def batch_zip(studio: TheStudio, batch_id: BatchId) -> StreamingResponse:
     return StreamingResponse(studio.batch_zip(batch_id), headers=headers, media_type="application/zip")
 
 
+# What the studio sends
+
+
+webhooks = APIRouter()
+
+
+@webhooks.post(
+    "job-ended",
+    responses={"2XX": {"description": "It is delivered."}, 410: {"description": "Nobody wants it: it is given up."}},
+)
+def job_ended(body: Annotated[WebhookEvent, Body(examples=[examples.WEBHOOK.model_dump(mode="json")])]) -> None:
+    """To a request's `webhook_url`, when its job has ended. `webhook-signature` is an HMAC over `webhook-id`,
+    `webhook-timestamp` and the body, as standardwebhooks.com has it. Any other answer, or none, and it comes again."""
+
+
 # Audio
 
 
@@ -324,14 +378,59 @@ def file(
     filename: Annotated[str, Path_(description="The end of a job's `file_url`.", examples=[examples.FILENAME])],
 ) -> FileResponse:
     """A finished job's audio, whole or in part (HTTP Range)."""
-    try:
-        path = studio.track_path(filename)
-        stat = path.stat()
-    except (JobNotFound, OSError) as error:
-        raise HTTPException(404, f"There is no file {filename[:100]!r}.") from error
+    path, stat = _track(studio, filename)
     _keep_satisfiable_ranges(request, stat.st_size)
     media_type = MEDIA_TYPES.get(path.suffix)
     return FileResponse(path, headers=TRACK_HEADERS, media_type=media_type, stat_result=stat)
+
+
+def _track(studio: Studio, filename: str) -> tuple[Path, os.stat_result]:
+    """A finished job's file. Raises HTTPException 404."""
+    try:
+        path = studio.track_path(filename)
+        return path, path.stat()
+    except (JobNotFound, OSError) as error:
+        raise HTTPException(404, f"There is no file {filename[:100]!r}.") from error
+
+
+@router.get(
+    "/jobs/{job_id}/stream",
+    tags=["audio"],
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "WAV, 16 bits. `X-Speed`: how many times faster than real time it is being made.",
+            "content": {wav.MEDIA_TYPE: {"example": "RIFF…"}},
+        },
+        **answers(404, "There is no such job, or it has failed or was cancelled.", examples.ERRORS[404]),
+        **answers(409, "There is nothing to hear yet: ask again.", examples.SILENT, 503),
+    },
+)
+async def job_stream(studio: TheStudio, request: Request, job_id: JobId) -> StreamingResponse:
+    """A job's audio from its beginning, while it is made: curl -N …/stream | ffplay -
+
+    A job that waits is waited for, up to 25 s. One that is completed, or made by a worker in another process, is heard
+    when its file is there. The WAV header says the whole length: whoever gets less knows that the attempt has failed or
+    was cancelled. The file's loudness is that of the whole, a stream's that of its beginning.
+    """
+    audience: Audience = request.app.state.audience
+    heard = await audience.begin(job_id)
+    if isinstance(heard, Stream):
+        headers = STREAM_HEADERS | {"X-Speed": f"{heard.speed:.3g}"}
+        return StreamingResponse(audience.audio(job_id, heard), headers=headers, media_type=wav.MEDIA_TYPE)
+    return await to_thread.run_sync(_whole, studio, heard)
+
+
+def _whole(studio: Studio, job: JobView) -> StreamingResponse:
+    """The audio of a job that has ended, as a stream."""
+    if job.file_url is None:
+        raise HTTPException(404, f"There is no audio: the job {_ENDED[job.status]}.")
+    path, _ = _track(studio, Path(job.file_url).name)
+    headers = STREAM_HEADERS | {"Content-Length": str(wav.size_of(path))}
+    return StreamingResponse(wav.pieces_of(path), headers=headers, media_type=wav.MEDIA_TYPE)
+
+
+_ENDED = {JobStatus.FAILED: "has failed", JobStatus.CANCELLED: "was cancelled"}
 
 
 def _keep_satisfiable_ranges(request: Request, size: int) -> None:
@@ -370,6 +469,24 @@ def _ranges(asked: str, size: int) -> list[tuple[int, int]] | None:
 
 
 # The studio itself
+
+
+@router.get("/queue", tags=["studio"], responses=answers(200, "Whether jobs are started.", examples.RUNNING, 503))
+def queue_state(studio: TheStudio) -> QueueState:
+    """Whether the queue is paused, and since when."""
+    return studio.queue_state()
+
+
+@router.post("/queue/pause", tags=["studio"], responses=answers(200, "It is paused.", examples.PAUSED, 503))
+def pause(studio: TheStudio) -> QueueState:
+    """Let no worker start a job until `resume`, also after a restart. Jobs in process are finished."""
+    return studio.pause()
+
+
+@router.post("/queue/resume", tags=["studio"], responses=answers(200, "Jobs are started.", examples.RUNNING, 503))
+def resume(studio: TheStudio) -> QueueState:
+    """Let workers start jobs again."""
+    return studio.resume()
 
 
 @router.get("/queue/stats", tags=["studio"], responses=answers(200, "The figures.", examples.STATS, 503))

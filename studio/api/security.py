@@ -9,6 +9,7 @@ import ipaddress
 import json
 import re
 
+import anyio
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -20,6 +21,7 @@ from studio.limits import Clients, client_of
 from studio.settings import ENV_PREFIX, Settings
 
 BODY_MAX_BYTES = 1_000_000  # a batch of ten requests of the longest prompts has 30 kB
+DRAIN_MAX_BYTES, DRAIN_S = 16_000_000, 5.0  # of a body that was refused; who sends more or longer loses the connection
 HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -73,7 +75,9 @@ class Gate:
                 await self._app(scope, _replay(body, receive), send)
                 return
             sentence = f"The body has more than {BODY_MAX_BYTES // 1000} kB."
-            refusal = ErrorResponse(413, sentence, {"Connection": "close"})
+            too_large = ErrorResponse(413, sentence, {"Connection": "close"})
+            await _answer_while_they_send(too_large, scope, receive, send)
+            return
         await refusal(scope, receive, send)
 
     def _refusal(self, method: str, headers: Headers) -> ErrorResponse | None:
@@ -137,6 +141,30 @@ async def _read_body(headers: Headers, receive: Receive) -> bytes | None:
             return None
         more = message.get("more_body", False)
     return bytes(body)
+
+
+async def _answer_while_they_send(answer: ErrorResponse, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer at once, but close only when the client has sent what it wanted to, within bounds.
+
+    Closing on unread data resets the connection, and the client may never see the answer (RFC 9112, section 9.6).
+    """
+
+    async def unfinished(message: Message) -> None:
+        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+    await answer(scope, receive, unfinished)
+    with anyio.move_on_after(DRAIN_S):
+        await _drain(receive)
+    await send({"type": "http.response.body"})
+
+
+async def _drain(receive: Receive) -> None:
+    left = DRAIN_MAX_BYTES
+    more = True
+    while more and left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        more = message.get("more_body", False)  # who hangs up sends no more either
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 GRACE_S = 0.5  # at a stop, for answers under way; streams that clients keep open end after it
 GIVE_UP_S = 3  # then uvicorn cancels whatever still runs
+GRADIO_LOOKS_S = 0.02  # between two looks at Gradio's own queue; its 0.001 takes a tenth of the decoder's time
 GRADIO_CACHE_S = (3600, 86400)  # how often Gradio looks for copies to delete, and how old they get
 
 
@@ -99,6 +100,7 @@ def _build(studio: Studio, closing: threading.Event) -> FastAPI:
         "allowed_paths": [], "max_file_size": BODY_MAX_BYTES, "show_error": False,
     }  # fmt: skip
     gr.mount_gradio_app(app, page, path="/", **options)  # last: routes added after it are not found
+    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = GRADIO_LOOKS_S
     protect(app, studio.settings)
     page.has_launched = True  # or Gradio leaves its check of FileData paths off, as it does whenever it is mounted
     return app

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,11 +18,19 @@ import soundfile
 from studio.audio.loudness import normalise
 from studio.clip import Clip
 from studio.errors import DiskFull
-from studio.schemas import GenerationRequest, TrackInfo
+from studio.schemas import RECIPE_FIELDS, GenerationRequest, TrackInfo
 
 FORMAT = "wav"
 SOFTWARE = "studio"
+NAME_WORDS_MAX = 48  # characters
 ORPHAN_AGE_S = 3600.0  # a younger file may belong to a job that is being finished right now
+
+
+def track_name(prompt: str, seed: int) -> str:
+    """A name by which a person finds the file again, words of the prompt and the seed: `sad-piano-seed-42.wav`."""
+    ascii_words = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", ascii_words).strip("-")[:NAME_WORDS_MAX].rstrip("-") or "music"
+    return f"{words}-seed-{seed}.{FORMAT}"
 
 
 def write_track(path: Path, clip: Clip, request: GenerationRequest, engine: dict[str, str]) -> TrackInfo:
@@ -46,7 +56,7 @@ def write_track(path: Path, clip: Clip, request: GenerationRequest, engine: dict
 
 def recipe(request: GenerationRequest, engine: dict[str, str]) -> dict[str, object]:
     """What it takes to make the same audio again: the request with its seed, and the engine's model and precision."""
-    return {**request.model_dump(), **engine}
+    return {**request.model_dump(include=set(RECIPE_FIELDS)), **engine}
 
 
 def read_recipe(path: Path) -> dict[str, object]:
@@ -56,18 +66,19 @@ def read_recipe(path: Path) -> dict[str, object]:
         return loaded
 
 
-def collect_orphans(audio_dir: Path, known: set[str]) -> list[str]:
-    """Delete files that no job knows (a crash between the file and the row leaves one); their names."""
+def collect_orphans(audio_dir: Path, known: Callable[[list[str]], set[str]]) -> list[str]:
+    """Delete files that no job knows (a crash between the file and the row leaves one); their names.
+
+    `known` picks those names that are a job's: what lies here is asked for, not what all jobs ever made.
+    """
     if not audio_dir.is_dir():
         return []
     horizon = time.time() - ORPHAN_AGE_S
-    orphans = [
-        entry for entry in audio_dir.iterdir()
-        if entry.name not in known and entry.is_file() and entry.stat().st_mtime < horizon
-    ]  # fmt: skip
-    for orphan in orphans:
-        orphan.unlink(missing_ok=True)
-    return [orphan.name for orphan in orphans]
+    old = {entry.name: entry for entry in audio_dir.iterdir() if entry.is_file() and entry.stat().st_mtime < horizon}
+    orphans = sorted(old.keys() - known(list(old)))
+    for name in orphans:
+        old[name].unlink(missing_ok=True)
+    return orphans
 
 
 def _write_wav(path: Path, clip: Clip, metadata: dict[str, object]) -> None:

@@ -24,6 +24,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """The next piece of a request's audio, final: all chunks in a row are the clip that it finishes with, which has
+    `round(duration * sample_rate)` samples a channel."""
+
+    key: str
+    clip: Clip
+
+
+@dataclass(frozen=True)
 class Finished:
     """A request is done and has left its slot."""
 
@@ -39,7 +48,7 @@ class Failed:
     error: Exception
 
 
-Event = Progress | Finished | Failed
+Event = Progress | Chunk | Finished | Failed
 
 
 class Engine(Protocol):

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor
 
 from studio.engine.spectral_codec import SpectralCodec
+from studio.engine.streaming import Chain, Interleaved, Recurrent, Stream, Windowed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+# Frames to either side that EnCodec's convolutions see, those before its LSTM and those after.
+FIRST_CONVOLUTION = (3, 3)
+OTHER_CONVOLUTIONS = (3, 3)
 
 
 class EnCodec:
@@ -45,6 +50,36 @@ class EnCodec:
         audio: Tensor = self._model.decode(codes.to(self._device), None)
         return audio.float()
 
+    def stream(self) -> Stream:
+        """Codes [K, F] as they come to audio [C, T]."""
+        if self._stereo:
+            return Interleaved(self._mono_stream(self._model.model), self._mono_stream(self._model.model))
+        return self._mono_stream(self._model)
+
+    @property
+    def _stereo(self) -> bool:
+        return hasattr(self._model, "get_left_right_codes")
+
+    def _mono_stream(self, model: Any) -> Stream:
+        """A convolution, an LSTM, and convolutions that also raise the rate (SEANetDecoder, EncodecDecoder)."""
+        decoder = model.decoder.model if hasattr(model, "decoder") else model.model.decoder.layers
+        first, recurrent, *others = decoder
+        rest = torch.nn.Sequential(*others)
+
+        def latents(codes: Tensor, _first: int) -> Tensor:
+            latent: Tensor = model.decode_latent(codes[None].to(self._device))
+            y: Tensor = first(latent)
+            return y[0]
+
+        def sound(frames: Tensor, _first: int) -> Tensor:
+            audio: Tensor = rest(frames[None])
+            return audio[0].float()
+
+        hop = round(self.sample_rate / self.frame_rate)
+        return Chain(
+            Windowed(latents, FIRST_CONVOLUTION, 1), Recurrent(recurrent.lstm), Windowed(sound, OTHER_CONVOLUTIONS, hop)
+        )
+
 
 class MiniCodec:
     """The bundled model's codec as a `Codec`."""
@@ -72,6 +107,14 @@ class MiniCodec:
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, K, F] to audio [B, C, T]."""
         return self._model.decode(codes.to(self._device))
+
+    def stream(self) -> Stream:
+        """Codes [K, F] as they come to audio [C, T]."""
+
+        def sound(codes: Tensor, first: int) -> Tensor:
+            return self._model.decode(codes[None].to(self._device), first)[0]
+
+        return Windowed(sound, self._model.context_frames, self._model.config.frame_hop)
 
 
 def exported_encodec(package: dict[str, Any], wrapping: DictConfig, device: torch.device) -> EnCodec:

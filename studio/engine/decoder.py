@@ -8,22 +8,25 @@ bits in whatever company (up to six requests in fp32; see `studio.engine.linear`
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from studio.engine import delay
+from studio.engine.attention import Bags, Dense, KeysValues, Reach, hide, rounded
+from studio.engine.linear import DTYPES
 from studio.engine.model import Conditions
 from studio.engine.sampling import FIRST_OF_KEPT, Sampling, SamplingRows, draw, guide, truncate
-from studio.engine.transformer import DecoderConfig, Transformer, Window
+from studio.engine.transformer import Context, DecoderConfig, Transformer
 from studio.errors import InvalidRequest, NotFinite
 
-BUCKET = 64  # lengths of attention are rounded up to it
 CROSS_MAX = 512  # tokens of a prompt
 PREFIX_MAX = 768  # tokens before the codes, in models without cross-attention
+WORTH_RECORDING = 160  # steps; recording takes as long as it saves in about a hundred
 
 
 class Advance(NamedTuple):
@@ -40,7 +43,6 @@ class _Slot:
 
     key: str
     sampling: Sampling
-    noise: torch.Generator
     frames: int
     prefix: int  # tokens before the codes
     prompt: int  # tokens that cross-attention reads
@@ -48,98 +50,144 @@ class _Slot:
     done: int = 0
 
 
-@dataclass
-class _State:
-    """What the device knows: a row (keys and values: a pair of rows) for each request. Allocated once."""
+@dataclass(frozen=True)
+class Batch:
+    """What a step reads besides its buffers: who is in flight, how far they look, how they draw."""
 
-    keys_values: Tensor  # [layers, 2 slots, 2, heads, T, head_dim]
-    cross: Tensor  # [layers, slots + 1, 2, heads, S, head_dim]; one more, as a lone row is computed as two
+    reach: Reach
+    prompts: Reach | None  # absent without cross-attention
+    sampling: SamplingRows
+
+    @property
+    def size(self) -> int:
+        """A."""
+        return self.sampling.cfg_coef.shape[0]
+
+    @property
+    def kind(self) -> tuple[int, bool]:
+        """Batches of a kind differ in their tensors only."""
+        return self.sampling.candidates, self.sampling.top_p is None
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All there is to it, for `holding`."""
+        s = self.sampling
+        own = (*self.reach, s.cfg_coef, s.temperature, s.kept)
+        return (*own, *(() if s.top_p is None else (s.top_p,)), *(self.prompts or ()))
+
+    def holding(self, tensors: tuple[Tensor, ...]) -> Batch:
+        """The same with other tensors."""
+        reach, (cfg_coef, temperature, kept), rest = Reach(*tensors[:5]), tensors[5:8], list(tensors[8:])
+        top_p = None if self.sampling.top_p is None else rest.pop(0)
+        sampling = SamplingRows(cfg_coef, temperature, kept, top_p, self.sampling.candidates)
+        return Batch(reach, Reach(*rest) if rest else None, sampling)
+
+
+class Step(nn.Module):
+    """One decode step as a function of tensors, and all that it keeps: a row (of keys and values: two) a request."""
+
     codes: Tensor  # [slots, steps, K], in the delay pattern, without the first column
     tokens: Tensor  # [slots, K], the next step's input
     step: Tensor  # [slots]
     position: Tensor  # [slots], of the next input
     frames: Tensor  # [slots]
-    noise: Tensor  # [slots, K]
+    noise: Tensor  # [slots, steps, K]
     mass: Tensor  # [slots, K], the sum of what was drawn from: finite while all logits were
+    rows: Tensor  # [slots], 0 to slots - 1
+    delays: Tensor  # [K]
+    columns: Tensor  # [T], 0 to T - 1
+    summed: Tensor  # [slots, 2, steps or 0, dim], conditions that are added to the codes
 
-    @classmethod
-    def allocate(
-        cls, config: DecoderConfig, slots: int, steps: int, device: torch.device, dtype: torch.dtype
-    ) -> _State:
-        c, k = config, config.codebooks
-        prefix, cross = (0, CROSS_MAX) if c.cross_attention else (PREFIX_MAX, 0)
+    def __init__(self, transformer: Transformer, own: KeysValues, prompts: KeysValues | None, steps: int) -> None:
+        super().__init__()
+        self.transformer, self.own, self.prompts = transformer, own, prompts
+        slots, config, device = own.rows // 2, transformer.config, own.device
+        self.special = config.cardinality
 
-        def rows(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
-            return torch.zeros(slots, *shape, dtype=dtype, device=device)
+        def keep(name: str, *shape: int, dtype: torch.dtype = torch.int64) -> None:
+            self.register_buffer(name, torch.zeros(slots, *shape, dtype=dtype, device=device), persistent=False)
 
-        return cls(
-            keys_values=_zeros((c.layers, 2 * slots, 2, c.heads, _bucket(prefix + steps), c.head_dim), device, dtype),
-            cross=_zeros((c.layers, slots + 1, 2, c.heads, cross, c.head_dim), device, dtype),
-            codes=rows(steps, k),
-            tokens=rows(k),
-            step=rows(),
-            position=rows(),
-            frames=rows(),
-            noise=rows(k, dtype=torch.float32),
-            mass=rows(k, dtype=torch.float32),
-        )
+        keep("codes", steps, config.codebooks)
+        keep("tokens", config.codebooks)
+        keep("step")
+        keep("position")
+        keep("frames")
+        keep("noise", steps, config.codebooks, dtype=torch.float32)
+        keep("mass", config.codebooks, dtype=torch.float32)
+        keep("summed", 2, steps if config.summed else 0, config.dim, dtype=transformer.positions.dtype)
+        self.register_buffer("rows", torch.arange(slots, device=device), persistent=False)
+        self.register_buffer("delays", torch.tensor(config.delays, device=device), persistent=False)
+        self.register_buffer("columns", torch.arange(own.length, device=device), persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Decode one token of each codebook for the first A rows [A, K]; never waits for the device."""
+        codes, mass = self.choose(batch, self.logits(batch))
+        return self.record(batch.size, codes, mass)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Both branches' logits [A, 2, K, card]."""
+        a = batch.size
+        position = self.position[:a]
+        both = position[:, None].expand(-1, 2).reshape(-1)  # [2 A]
+        reach, length = batch.reach, batch.reach.mask.shape[2]
+        later = self.columns[:length] > both[:, None, None]
+        reach = reach._replace(mask=hide(later, reach.mask.dtype))
+        summed = self.summed[self.rows[:a], :, self.step[:a]] if self.transformer.config.summed else None
+        context = Context(self.own, self.own.places(both), reach, self.prompts, batch.prompts, summed)
+        logits: Tensor = self.transformer(self.tokens[:a], position, context)
+        return logits
+
+    def choose(self, batch: Batch, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [A, K] and their masses [A, K] from both branches' logits [A, 2, K, card]."""
+        guided = guide(logits, batch.sampling.cfg_coef)
+        noise = self.noise[self.rows[: batch.size], self.step[: batch.size]]
+        return draw(truncate(guided, batch.sampling), noise)
+
+    def record(self, a: int, codes: Tensor, mass: Tensor) -> Tensor:
+        """Store what was drawn [A, K], as far as the delay pattern has a place for it, and move on."""
+        step = self.step[:a]
+        carries = delay.carries_code(step, self.frames[:a], self.delays)
+        tokens = torch.where(carries, codes, self.special)
+        self.codes.index_put_((self.rows[:a], step), tokens)
+        self.tokens[:a] = tokens
+        self.mass[:a] += mass
+        self.position[:a] += 1
+        self.step[:a] += 1
+        return tokens
+
+    def reset(self, at: int, slot: _Slot) -> None:
+        """Begin a request."""
+        self.tokens[at] = self.special
+        self.step[at] = 0
+        self.position[at] = slot.prefix
+        self.frames[at] = slot.frames
+        self.mass[at] = 0.0
+        if slot.sampling.greedy:
+            self.noise[at] = FIRST_OF_KEPT
+        else:
+            generator = torch.Generator(self.noise.device).manual_seed(slot.sampling.seed)
+            self.noise[at, : slot.total].uniform_(generator=generator)
 
     def finite(self, at: int) -> bool:
         """Whether all logits of a request have been numbers."""
         return bool(self.mass[at].isfinite().all())
 
     def clear(self, at: int) -> None:
-        """Forget a request's keys and values: masked zeros add nothing to the next one's sums, masked NaNs do."""
-        self.keys_values[:, 2 * at : 2 * at + 2] = 0
-        self.cross[:, at] = 0
+        """Forget a request's keys and values."""
+        self.own.clear(2 * at)
+        self.own.clear(2 * at + 1)
+        if self.prompts is not None:
+            self.prompts.clear(at)
 
-    def move(self, source: int, target: int, length: int, prompt: int) -> None:
-        """Copy everything of one request over another's: keys and values up to `length` and `prompt`."""
-        kv = self.keys_values
-        kv[:, 2 * target : 2 * target + 2, ..., :length, :] = kv[:, 2 * source : 2 * source + 2, ..., :length, :]
-        self.cross[:, target, ..., :prompt, :] = self.cross[:, source, ..., :prompt, :]
-        for buffer in (self.codes, self.tokens, self.step, self.position, self.frames, self.noise, self.mass):
+    def move(self, source: int, target: int, slot: _Slot) -> None:
+        """Copy everything of one request over another's."""
+        for branch in (0, 1):
+            self.own.move(2 * source + branch, 2 * target + branch, slot.prefix + slot.done)
+        if self.prompts is not None:
+            self.prompts.move(source, target, slot.prompt)
+        kept = (self.codes, self.tokens, self.step, self.position, self.frames, self.noise, self.mass, self.summed)
+        for buffer in kept:
             buffer[target] = buffer[source]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Views of what adjacent requests read and write, a tuple entry for each layer."""
-
-    entries: tuple[Tensor, ...]  # [2 A * 2 * heads, T, head_dim]
-    entry: Tensor  # [2 A * 2 * heads, 1], their indices
-    keys: Tensor  # [layers, 2 A, heads, T, head_dim]
-    values: Tensor
-    cross_keys: tuple[Tensor, ...]  # [max(A, 2), heads, S, head_dim]
-    cross_values: tuple[Tensor, ...]
-    cross_mask: Tensor  # [max(A, 2), 1, 1, S]
-    cross_stride: int
-
-    def window(self, position: Tensor, columns: Tensor) -> Window:
-        """Tokens at positions [A, T] attend to the columns [L] up to their own."""
-        length, per_row = len(columns), len(self.entry) // (2 * len(position))
-        later = columns > position.repeat_interleave(2, dim=0)[:, None, :, None]  # [2 A, 1, T, L]
-        return Window(
-            entries=self.entries,
-            write=(self.entry, position.repeat_interleave(2 * per_row, dim=0)),
-            keys=self.keys[..., :length, :].unbind(),
-            values=self.values[..., :length, :].unbind(),
-            mask=_mask(later, self.keys.dtype),
-            cross_keys=self.cross_keys,
-            cross_values=self.cross_values,
-            cross_mask=self.cross_mask,
-            cross_stride=self.cross_stride,
-        )
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What follows from which requests are in flight; made anew when one joins or leaves."""
-
-    size: int  # A
-    row: Tensor  # [A], 0 to A - 1
-    rows: _Rows
-    sampling: SamplingRows
 
 
 class Decoder:
@@ -151,29 +199,32 @@ class Decoder:
         lm: dict[str, Tensor],
         *,
         device: torch.device,
-        dtype: torch.dtype,
+        precision: str,
         slots: int,
         max_frames: int,
     ) -> None:
-        """`lm` has the parameters under audiocraft's names; they are copied in `dtype`."""
+        """`lm` has the parameters under audiocraft's names; they are copied in `precision`."""
         self.config = config
         self.slots = slots
         self._device = device
         self._in_flight: list[_Slot] = []
-        self._batch: _Batch | None = None
-        steps = delay.steps(max_frames, config.delays)
+        self._batch: Batch | None = None
+        self._programs: dict[tuple[int, bool], Callable[..., Tensor]] = {}
         with torch.inference_mode():
-            # A CPU's attention is several times faster in fp32 than in half precision.
-            cache = torch.float32 if device.type == "cpu" else dtype
-            self._state = _State.allocate(config, slots, steps, device, cache)
-            self._transformer = Transformer(config, lm, device, dtype, positions=self._state.keys_values.shape[4])
-            self._delays = torch.tensor(config.delays, device=device)
-            self._columns = torch.arange(self._state.keys_values.shape[4], device=device)
+            steps = delay.steps(max_frames, config.delays)
+            length = rounded(steps + (0 if config.cross_attention else PREFIX_MAX))
+            own, prompts = _keys_values(config, slots, length, device, precision)
+            transformer = Transformer(config, lm, device, precision, positions=length)
+            self._step = Step(transformer, own, prompts, steps).eval()
 
     @property
     def free_slots(self) -> int:
         """How many more requests can be admitted."""
         return self.slots - len(self._in_flight)
+
+    def steps(self, frames: int) -> int:
+        """Decode steps that `frames` frames take."""
+        return delay.steps(frames, self.config.delays)
 
     @torch.inference_mode()
     def admit(self, key: str, conditions: Conditions, frames: int, sampling: Sampling) -> None:
@@ -186,47 +237,60 @@ class Decoder:
         assert all(slot.key != key for slot in self._in_flight), key
         slot = self._slot(key, conditions, frames, sampling)
         at = len(self._in_flight)
-        self._reset(at, slot)
+        self._step.reset(at, slot)
         if conditions.cross is not None:
-            self._state.cross[:, at, :, :, : slot.prompt] = self._transformer.cross_keys_values(conditions.cross)
+            assert self._step.prompts is not None
+            keys_values = self._step.transformer.prompt_keys_values(conditions.cross.to(self._device))
+            self._step.prompts.fill(at, keys_values)
+        if conditions.summed is not None:
+            self._step.summed[at, :, : slot.total] = conditions.summed[:, : slot.total].to(self._step.summed)
         if conditions.prefix is not None:
             self._prefill(at, conditions)
         self._in_flight.append(slot)
-        self._regroup()
+        self._batch = None
 
     @torch.inference_mode()
     def step(self) -> list[Advance]:
         """One step for all in flight, in the order of their slots. A request that is done stays until it is taken."""
         if not self._in_flight:
             return []
-        assert self._batch is not None
-        for at, slot in enumerate(self._in_flight):
-            assert slot.done < slot.total, f"{slot.key} is done: take it"
-            if not slot.sampling.greedy:
-                self._state.noise[at].uniform_(generator=slot.noise)
-        length = _bucket(max(slot.prefix + slot.done for slot in self._in_flight) + 1)
-        self._advance(self._batch, length)
+        assert all(slot.done < slot.total for slot in self._in_flight), "a request is done: take it"
+        self._advance(self._current_batch())
         for slot in self._in_flight:
             slot.done += 1
         return [Advance(slot.key, slot.done, slot.total) for slot in self._in_flight]
 
+    def frames_ready(self, key: str) -> int:
+        """How many frames of a request have all their codes."""
+        slot = self._in_flight[self._find(key)]
+        return max(slot.done - max(self.config.delays), 0)
+
     @torch.inference_mode()
+    def codes(self, key: str, first: int, last: int) -> Tensor:
+        """The codes [K, last - first] of frames that are ready.
+
+        Raises:
+            NotFinite: the logits were not numbers.
+        """
+        at = self._find(key)
+        assert 0 <= first < last <= self.frames_ready(key), (first, last)
+        if not self._step.finite(at):
+            raise NotFinite
+        sequence = self._step.codes[at, first : last + max(self.config.delays)].T
+        return delay.undelay(torch.nn.functional.pad(sequence, (1, 0)), self.config.delays)
+
     def take(self, key: str) -> Tensor:
         """The codes [K, F] of a request that is done; frees its slot.
 
         Raises:
             NotFinite: the logits were not numbers.
         """
-        at = self._find(key)
-        slot = self._in_flight[at]
+        slot = self._in_flight[self._find(key)]
         assert slot.done == slot.total, (slot.done, slot.total)
-        finite = self._state.finite(at)
-        sequence = torch.nn.functional.pad(self._state.codes[at, : slot.total].T, (1, 0))
-        codes = delay.undelay(sequence, self.config.delays)
-        self._leave(at)
-        if not finite:
-            raise NotFinite
-        return codes
+        try:
+            return self.codes(key, 0, slot.frames)
+        finally:
+            self.evict(key)
 
     @torch.inference_mode()
     def evict(self, key: str) -> None:
@@ -235,113 +299,119 @@ class Decoder:
             self._leave(self._find(key))
 
     def _slot(self, key: str, conditions: Conditions, frames: int, sampling: Sampling) -> _Slot:
-        total = delay.steps(frames, self.config.delays)
+        total = self.steps(frames)
         prefix = 0 if conditions.prefix is None else len(conditions.prefix)
         prompt = 0 if conditions.cross is None else len(conditions.cross)
-        assert 0 < total <= self._state.codes.shape[1], frames
-        if prompt > self._state.cross.shape[4] or prefix + total > len(self._columns):
+        assert 0 < total <= self._step.codes.shape[1], frames
+        if prompt > CROSS_MAX or prefix + total > self._step.own.length:
             raise InvalidRequest("prompt", f"is too long for this model: it has {prompt or prefix} tokens")
-        noise = torch.Generator(self._device).manual_seed(sampling.seed)
-        return _Slot(key, sampling, noise, frames, prefix, prompt, total)
-
-    def _reset(self, at: int, slot: _Slot) -> None:
-        state = self._state
-        state.tokens[at] = self.config.cardinality
-        state.step[at] = 0
-        state.position[at] = slot.prefix
-        state.frames[at] = slot.frames
-        state.noise[at] = FIRST_OF_KEPT
-        state.mass[at] = 0.0
+        return _Slot(key, sampling, frames, prefix, prompt, total)
 
     def _prefill(self, at: int, conditions: Conditions) -> None:
         """Write the keys and values of what precedes the codes."""
         assert conditions.prefix is not None
         assert conditions.null_prefix is not None
         prefix = torch.stack([conditions.prefix, conditions.null_prefix]).to(self._device)  # [2, P, dim]
-        position = self._columns[: prefix.shape[1]]
-        window = self._rows(at, [0]).window(position[None], position)
-        self._transformer.run(self._transformer.embed_prefix(prefix), window)
+        for branch, keys_values in enumerate(self._step.transformer.prefill(prefix)):
+            self._step.own.fill(2 * at + branch, keys_values)
 
-    def _advance(self, batch: _Batch, length: int) -> None:
-        """The step itself: reads and writes the state's first rows, and never waits for the device."""
-        state, a = self._state, batch.size
-        window = batch.rows.window(state.position[:a, None], self._columns[:length])
-        x = self._transformer.run(self._transformer.embed(state.tokens[:a], state.position[:a]), window)
-        self._record(batch, *self._choose(batch, self._transformer.logits(x)))
+    def _advance(self, batch: Batch) -> None:
+        left = max(slot.total - slot.done for slot in self._in_flight)
+        if batch.kind not in self._programs and left >= WORTH_RECORDING and self._device.type == "cpu":
+            self._programs[batch.kind] = program(self._step, batch)
+        if batch.kind in self._programs:
+            self._programs[batch.kind](*batch.tensors)
+        else:
+            self._step(batch)
 
-    def _choose(self, batch: _Batch, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes [A, K] and their masses [A, K] from both branches' logits [A, 2, K, card]."""
-        guided = guide(logits, batch.sampling.cfg_coef)
-        return draw(truncate(guided, batch.sampling), self._state.noise[: batch.size])
+    def _current_batch(self) -> Batch:
+        """Who is in flight, looking far enough for this step."""
+        length = rounded(max(slot.prefix + slot.done for slot in self._in_flight) + 1)
+        if self._batch is None:
+            self._batch = self._new_batch(length)
+        elif self._batch.reach.mask.shape[2] != length:
+            reach = self._step.own.reach(2 * self._batch.size, length)
+            self._batch = Batch(reach, self._batch.prompts, self._batch.sampling)
+        return self._batch
 
-    def _record(self, batch: _Batch, codes: Tensor, mass: Tensor) -> None:
-        """Store what was drawn [A, K], as far as the delay pattern has a place for it, and move on."""
-        state, a = self._state, batch.size
-        step = state.step[:a]
-        carries = delay.carries_code(step, state.frames[:a], self._delays)
-        tokens = torch.where(carries, codes, self.config.cardinality)
-        state.codes.index_put_((batch.row, step), tokens)
-        state.tokens[:a] = tokens
-        state.mass[:a] += mass
-        state.step[:a] += 1
-        state.position[:a] += 1
+    def _new_batch(self, length: int) -> Batch:
+        slots = self._in_flight
+        return Batch(
+            reach=self._step.own.reach(2 * len(slots), length),
+            prompts=self._prompts_reach([slot.prompt for slot in slots]) if self.config.cross_attention else None,
+            sampling=SamplingRows.of([slot.sampling for slot in slots], self.config.cardinality, self._device),
+        )
+
+    def _prompts_reach(self, prompts: list[int]) -> Reach:
+        assert self._step.prompts is not None
+        reach = self._step.prompts.reach(len(prompts), rounded(max(prompts)))
+        lengths = torch.tensor(prompts, device=self._device)
+        missing = self._step.columns[: reach.mask.shape[2]] >= lengths[:, None, None]
+        return reach._replace(mask=hide(missing, reach.mask.dtype))
 
     def _find(self, key: str) -> int:
         return [slot.key for slot in self._in_flight].index(key)
 
     def _leave(self, at: int) -> None:
-        if not self._state.finite(at):
-            self._state.clear(at)
+        if not self._step.finite(at):
+            self._step.clear(at)
         last = self._in_flight.pop()
         if at < len(self._in_flight):
             self._in_flight[at] = last
-            self._state.move(len(self._in_flight), at, last.prefix + last.done, last.prompt)
-        self._regroup()
-
-    def _regroup(self) -> None:
-        if not self._in_flight:
-            self._batch = None
-            return
-        samplings = [slot.sampling for slot in self._in_flight]
-        self._batch = _Batch(
-            size=len(samplings),
-            row=torch.arange(len(samplings), device=self._device),
-            rows=self._rows(0, [slot.prompt for slot in self._in_flight]),
-            sampling=SamplingRows.of(samplings, self.config.cardinality, self._device),
-        )
-
-    def _rows(self, first: int, prompts: list[int]) -> _Rows:
-        """The rows of the requests from `first` on, whose prompts have these lengths."""
-        size = len(prompts)
-        kv = self._state.keys_values[:, 2 * first : 2 * (first + size)]  # [layers, 2 A, 2, heads, T, head_dim]
-        cross_rows = prompts * 2 if size == 1 else prompts  # one row alone would have other bits than among others
-        cross = self._state.cross[:, first : first + len(cross_rows), ..., : _bucket(max(prompts)), :]
-        entries = kv.flatten(1, 3)
-        missing = self._columns[: cross.shape[4]] >= torch.tensor(cross_rows, device=self._device)[:, None, None, None]
-        return _Rows(
-            entries=entries.unbind(),
-            entry=torch.arange(entries.shape[1], device=self._device)[:, None],
-            keys=kv[:, :, 0],
-            values=kv[:, :, 1],
-            cross_keys=cross[:, :, 0].unbind(),
-            cross_values=cross[:, :, 1].unbind(),
-            cross_mask=_mask(missing, cross.dtype),
-            cross_stride=1 if size == 1 else 2,
-        )
+            self._step.move(len(self._in_flight), at, last)
+        self._batch = None
 
 
-def _mask(hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores: -inf where hidden, else 0."""
-    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+class _Unpacked(nn.Module):
+    """A step whose batch comes as tensors, which is what can be traced."""
+
+    def __init__(self, step: Step, batch: Batch) -> None:
+        super().__init__()
+        self.step = step
+        self._batch = batch
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        tokens: Tensor = self.step(self._batch.holding(tensors))
+        return tokens
 
 
-def _bucket(length: int) -> int:
-    return -(-length // BUCKET) * BUCKET
+def program(step: Step, batch: Batch) -> Callable[..., Tensor]:
+    """The step for batches of this kind, recorded in TorchScript: it takes `batch.tensors`.
+
+    Half of a small model's step is Python's and the dispatcher's time. A recording runs the same operators without
+    either, and without the interpreter lock, which a busy server's other threads want too. Recording runs nothing that
+    counts: its buffers are put back.
+    """
+    buffers = {name: getattr(step, name) for name in ("codes", "tokens", "step", "position", "mass")}
+    saved = {name: buffer.clone() for name, buffer in buffers.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated in favour of compilers, which users' machines do not have
+        trace: Callable[..., Callable[..., Tensor]] = torch.jit.trace
+        recorded = trace(_Unpacked(step, batch), batch.tensors, check_trace=False)
+    for name, buffer in buffers.items():
+        buffer.copy_(saved[name])
+    return recorded
 
 
-def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Zeros. On a CPU numpy's, which take memory as they are written to, where torch's take all of it at once."""
-    if device.type != "cpu":
-        return torch.zeros(shape, device=device, dtype=dtype)
-    assert dtype is torch.float32, dtype
-    return torch.from_numpy(np.zeros(shape, np.float32))
+def bytes_a_slot(config: DecoderConfig, max_frames: int, precision: str) -> int:
+    """Memory that a request takes: keys and values of its codes, for both branches, and of its prompt; its summed
+    conditions."""
+    codes = delay.steps(max_frames, config.delays) + (0 if config.cross_attention else PREFIX_MAX)
+    positions = 2 * rounded(codes) + (CROSS_MAX if config.cross_attention else 0)
+    keys_values = 2 * config.layers * config.dim * positions * (4 if precision == "fp32" else 2)
+    summed = 2 * delay.steps(max_frames, config.delays) * config.dim * DTYPES[precision].itemsize
+    return keys_values + (summed if config.summed else 0)
+
+
+def _keys_values(
+    config: DecoderConfig, slots: int, length: int, device: torch.device, precision: str
+) -> tuple[KeysValues, KeysValues | None]:
+    """Of the codes, two rows a request, and of the prompts, one."""
+    kind: type[KeysValues] = Bags if device.type == "cpu" else Dense
+    half = torch.float16 if device.type == "cpu" else DTYPES[precision]
+    dtype = torch.float32 if precision == "fp32" else half
+
+    def keep(rows: int, length: int) -> KeysValues:
+        return kind(config.layers, rows, config.heads, length, config.head_dim, device, dtype)
+
+    return keep(2 * slots, length), keep(slots, CROSS_MAX) if config.cross_attention else None

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
-class Linear:
+class Linear(nn.Module):
     """y = x Wᵀ for x [..., in]."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self._weight = weight  # [out, in]
+    weight: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __init__(self, weight: Tensor) -> None:
+        """`weight`: [out, in]."""
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
         """[..., out]."""
-        return F.linear(x, self._weight)
+        return F.linear(x, self.weight)
 
     def gelu(self, x: Tensor) -> Tensor:
         """gelu(x Wᵀ), exact."""
@@ -25,7 +32,7 @@ class Linear:
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """residual + x Wᵀ."""
-        return residual + self(x)
+        return residual + self.forward(x)
 
 
 class PackedLinear(Linear):
@@ -40,23 +47,85 @@ class PackedLinear(Linear):
     def __init__(self, weight: Tensor) -> None:
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), self.ROWS_HINT))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = _scripted(_packed_linear)(x, self.weight)
         return y
 
     def gelu(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "gelu", [], "none")
+        y: Tensor = _scripted(_packed_linear_gelu)(x, self.weight)
         return y
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._weight, None, "add")
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, None, "add")
         return y
 
 
-def linear(weight: Tensor) -> Linear:
-    """The fastest `Linear` for this weight [out, in]: its device and dtype decide."""
-    packable = weight.device.type == "cpu" and _packs(weight.dtype)
-    return PackedLinear(weight) if packable else Linear(weight)
+class Int8Linear(nn.Module):
+    """Weights in 8 bits with a scale for each output, through FBGEMM; x [R, in] is rounded to 8 bits as it comes.
+
+    Each row of x has its own scale, and sums of integers are exact: a row's result is the same in any company.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        """`weight`: [out, in]."""
+        super().__init__()
+        scale = weight.float().abs().amax(dim=1).clamp(min=1e-12).double() / 127
+        rounded = torch.quantize_per_channel(weight.float(), scale, torch.zeros_like(scale).long(), 0, torch.qint8)
+        self.packed: Any = torch.ops.quantized.linear_prepack(rounded, None)
+        self.steps = 127 if _has_vnni() else 63  # older processors add two products in 16 bits, where 127 overflows
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, out]."""
+        y, scale = self._scaled(x)
+        return y * scale
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """gelu(x Wᵀ), exact."""
+        return F.gelu(self.forward(x))
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """residual + x Wᵀ."""
+        return torch.addcmul(residual, *self._scaled(x))
+
+    def _scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The result but for the scale of each row, and that scale [R, 1]."""
+        scale = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12)
+        zero = self.steps + 1
+        y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            x / scale, 1 / self.steps, zero, self.packed
+        )
+        return y, scale
+
+
+Projection = Linear | Int8Linear
+
+
+def linear(weight: Tensor, precision: str) -> Projection:
+    """The fastest projection in this precision for this weight [out, in], whose device it stays on."""
+    if precision == "int8":
+        return Int8Linear(weight)
+    cast = weight.to(DTYPES[precision])
+    return PackedLinear(cast) if weight.device.type == "cpu" and _packs(cast.dtype) else Linear(cast)
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}  # of activations
+
+
+def _packed_linear(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")  # type: ignore[no-any-return]
+
+
+def _packed_linear_gelu(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "gelu", [], "none")  # type: ignore[no-any-return]
+
+
+@cache
+def _scripted(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same in TorchScript, since a recording cannot hold these operators' lists of numbers itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted: Callable[[Tensor, Tensor], Tensor] = torch.jit.script(function)
+    return scripted
 
 
 @cache
@@ -66,3 +135,8 @@ def _packs(dtype: torch.dtype) -> bool:
     if dtype is torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype is torch.float32
+
+
+@cache
+def _has_vnni() -> bool:
+    return bool(torch.cpu._is_vnni_supported())

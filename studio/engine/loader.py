@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 SMALL = 50_000_000  # parameters of a decoder that one thread serves best
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # of a parameter
+RESERVE_BYTES = 2**29  # for the codec and what a step computes
 
 
 def engine_loader(settings: Settings) -> EngineLoader:
@@ -34,19 +37,38 @@ def load_engine(name: str, settings: Settings, progress: LoadProgress) -> Engine
         ModelNotFound, DownloadError, CheckpointError, DiskFull, ConfigurationError (no such device).
     """
     progress(0.0, "importing torch")
-    _share_the_cpu()
+    share_the_cpu()
     from studio.engine import weights
+    from studio.engine.decoder import bytes_a_slot
     from studio.engine.musicgen import MusicGenEngine
 
     info = catalog.resolve(name, settings)
     device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
     model = weights.load(info, settings, device, progress)
-    _pick_threads(sum(tensor.numel() for tensor in model.lm.values()))
-    return MusicGenEngine(model, device, precision, settings.slots)
+    parameters = sum(tensor.numel() for tensor in model.lm.values())
+    pick_threads(parameters)
+    frames = math.ceil(model.max_duration * model.codec.frame_rate)
+    weights_bytes = parameters * BYTES[precision]
+    slots = fitting_slots(
+        settings.slots, free_bytes(device) - weights_bytes, bytes_a_slot(model.config, frames, precision)
+    )
+    return MusicGenEngine(model, device, precision, slots)
 
 
-def _share_the_cpu() -> None:
+def fitting_slots(wanted: int, free: int, each: int) -> int:
+    """As many of the slots wanted as fit into the bytes free, leaving some for what a step computes; at least one."""
+    return max(1, min(wanted, (free - RESERVE_BYTES) // each))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of the device that nobody uses."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)
+
+
+def share_the_cpu() -> None:
     """Threads that wait spin for some microseconds, then sleep.
 
     Sleeping at once doubles the time of a step on a quiet machine; spinning for long, OpenMP's default, makes it a
@@ -56,7 +78,7 @@ def _share_the_cpu() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
-def _pick_threads(parameters: int) -> None:
+def pick_threads(parameters: int) -> None:
     """A small decoder's step is too short to share: a second thread gains a tenth on a quiet machine, and beside a
     busy browser the two wait for each other."""
     import torch
@@ -78,7 +100,17 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """The precision that `PRECISION` means on this device."""
-    if wanted == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
-    return wanted
+    """The precision that `PRECISION` means on this device: where it is `auto`, the fastest that is good enough.
+
+    On a CPU that is int8 if it multiplies bytes (VNNI; without, rounding is coarser and no faster), else bf16 if it has
+    that. `python -m studio bench quality` says what each costs.
+    """
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16"
+    if torch.cpu._is_vnni_supported():
+        return "int8"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from studio.engine.streaming import Stream
     from studio.engine.transformer import DecoderConfig
 
 
@@ -19,6 +20,7 @@ class Conditions:
     """
 
     cross: Tensor | None = None  # [S, dim], what cross-attention reads; masked tokens are zeros and are still attended
+    summed: Tensor | None = None  # [2, S, dim], added to each step's codes: for the prompted and for the null branch
     prefix: Tensor | None = None  # [P, dim], prepended to the sequence (melody and style models)
     null_prefix: Tensor | None = None  # [P, dim], there with `prefix`; a melody model's absent melody is not zeros
 
@@ -26,7 +28,9 @@ class Conditions:
 class TextEncoder(Protocol):
     """Turns a prompt into conditions; lives on whatever device it likes."""
 
-    def encode(self, prompt: str) -> Conditions: ...
+    def encode(self, prompt: str, steps: int, seed: int) -> Conditions:
+        """Conditions for `steps` decode steps; what the prompt leaves open may be drawn with `seed`."""
+        ...
 
 
 class Codec(Protocol):
@@ -46,6 +50,10 @@ class Codec(Protocol):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, K, F] (int64) to audio [B, C, T] (float32), T at least F / frame_rate seconds."""
+        ...
+
+    def stream(self) -> Stream:
+        """A way for one request's codes [K, F], as they come, to the same audio."""
         ...
 
 

@@ -9,18 +9,54 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from studio.clip import Clip
-from studio.engine.base import Event, Failed, Finished, Progress
+from studio.engine.base import Chunk, Event, Failed, Finished, Progress
 from studio.engine.decoder import Decoder
-from studio.engine.model import LoadedModel
+from studio.engine.model import Codec, LoadedModel
 from studio.engine.sampling import Sampling
 from studio.errors import InvalidRequest, NotFinite, OutOfMemory, StudioError
 from studio.schemas import GenerationRequest
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FIRST_CHUNK_S, LAST_CHUNK_S = 0.8, 2.0  # seconds of codes between chunks of audio: doubled from the first to the last
+
+
+class _Voice:
+    """A request's audio as it grows: short chunks first, for the player to start early, longer ones later."""
+
+    def __init__(self, request: GenerationRequest, codec: Codec) -> None:
+        self._codec = codec
+        self._stream = codec.stream()
+        self._length = round(request.duration * codec.sample_rate)  # samples
+        self._made: list[np.ndarray] = []  # [C, T] each
+        self._chunk_s = FIRST_CHUNK_S
+        self.frames = 0  # whose codes are in the stream
+        self.next_frame = self._frames(FIRST_CHUNK_S)  # when so many are ready, a chunk is due
+
+    def push(self, codes: Tensor, last: bool) -> Clip:
+        """The next codes [K, F] to the audio that follows from them, cut where the request ends."""
+        audio = self._stream.push(codes, last).float().cpu()
+        made = sum(part.shape[1] for part in self._made)
+        assert not last or made + audio.shape[1] >= self._length, (made, audio.shape, self._length)
+        audio = audio[:, : self._length - made]
+        if not bool(audio.isfinite().all()):
+            raise NotFinite
+        self._made.append(audio.numpy().copy())
+        self.frames += codes.shape[1]
+        self._chunk_s = min(2 * self._chunk_s, LAST_CHUNK_S)
+        self.next_frame = self.frames + self._frames(self._chunk_s)
+        return Clip(self._made[-1], self._codec.sample_rate)
+
+    def clip(self) -> Clip:
+        """All of it."""
+        parts = [part for part in self._made if part.shape[1]]
+        return Clip(np.concatenate(parts, axis=1), self._codec.sample_rate)
+
+    def _frames(self, seconds: float) -> int:
+        return round(seconds * self._codec.frame_rate)
 
 
 class MusicGenEngine:
@@ -39,13 +75,13 @@ class MusicGenEngine:
         self._text = model.text
         self._codec = model.codec
         self._max_duration = model.max_duration
-        self._in_flight: dict[str, GenerationRequest] = {}
+        self._in_flight: dict[str, _Voice] = {}
         with _out_of_memory_named():
             self._decoder = Decoder(
                 model.config,
                 model.lm,
                 device=device,
-                dtype=DTYPES[precision],
+                precision=precision,
                 slots=slots,
                 max_frames=self._frames(model.max_duration),
             )
@@ -66,9 +102,10 @@ class MusicGenEngine:
         if request.duration > self._max_duration:
             raise InvalidRequest("duration", f"must be at most {self._max_duration:g} s with {self.model}")
         with _out_of_memory_named(), torch.inference_mode():
-            conditions = self._text.encode(request.prompt)
-            self._decoder.admit(key, conditions, self._frames(request.duration), _sampling(request, request.seed))
-        self._in_flight[key] = request
+            frames = self._frames(request.duration)
+            conditions = self._text.encode(request.prompt, self._decoder.steps(frames), request.seed)
+            self._decoder.admit(key, conditions, frames, _sampling(request, request.seed))
+        self._in_flight[key] = _Voice(request, self._codec)
 
     def step(self) -> list[Event]:
         """One decode step for every request in flight; one that is complete leaves its slot as a clip."""
@@ -78,7 +115,9 @@ class MusicGenEngine:
         except OutOfMemory as error:
             return [self._fail(key, error) for key in list(self._in_flight)]
         events: list[Event] = [Progress(*advance) for advance in advances]
-        return events + [self._finish(key) for key, done, total in advances if done == total]
+        for key, done, total in advances:
+            events += self._sound(key, done == total)
+        return events
 
     def evict(self, key: str) -> None:
         """Free the slot of `key` at once; unknown keys are ignored."""
@@ -96,24 +135,23 @@ class MusicGenEngine:
         """Frames that cover `duration` seconds."""
         return math.ceil(round(duration * self._codec.frame_rate, 6))
 
-    def _finish(self, key: str) -> Event:
-        request = self._in_flight.pop(key)
+    def _sound(self, key: str, complete: bool) -> list[Event]:
+        """What can be heard since the last step, and the end of a request that is complete."""
+        voice = self._in_flight[key]
+        ready = self._decoder.frames_ready(key)
+        if not complete and ready < voice.next_frame:
+            return []
         try:
-            with _out_of_memory_named():
-                return Finished(key, self._clip(self._decoder.take(key), request.duration))
+            with _out_of_memory_named(), torch.inference_mode():
+                codes = self._decoder.codes(key, voice.frames, ready)
+                chunk = voice.push(codes, complete)
         except StudioError as error:
-            return Failed(key, error)
-
-    def _clip(self, codes: Tensor, duration: float) -> Clip:
-        """Codes [K, F] to a clip of exactly `duration` seconds, rounded to samples."""
-        with torch.inference_mode():
-            audio = self._codec.decode(codes[None])[0].float().cpu()  # [C, T]
-        length = round(duration * self._codec.sample_rate)
-        assert audio.shape[1] >= length, (audio.shape, length)
-        samples = audio[:, :length].numpy()
-        if not bool(torch.isfinite(audio[:, :length]).all()):
-            raise NotFinite
-        return Clip(samples.copy(), self._codec.sample_rate)
+            return [self._fail(key, error)]
+        events: list[Event] = [Chunk(key, chunk)] if chunk.samples.shape[1] else []
+        if complete:
+            self.evict(key)
+            events.append(Finished(key, voice.clip()))
+        return events
 
     def _fail(self, key: str, error: StudioError) -> Failed:
         self.evict(key)

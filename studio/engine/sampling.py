@@ -52,7 +52,7 @@ class SamplingRows:
             temperature=column([1.0 if sampling.greedy else sampling.temperature for sampling in samplings]),
             kept=column(kept),
             top_p=column(top_p) if any(top_p) else None,
-            candidates=cardinality if any(top_p) else max(kept),
+            candidates=_candidates(cardinality if any(top_p) else max(kept), cardinality),
         )
 
 
@@ -60,6 +60,11 @@ def _kept(sampling: Sampling, cardinality: int) -> int:
     if sampling.greedy:
         return 1
     return min(sampling.top_k or cardinality, cardinality)
+
+
+def _candidates(kept: int, cardinality: int) -> int:
+    """A few round numbers, so that a recorded step serves many requests."""
+    return min(256, cardinality) if kept <= 256 else cardinality
 
 
 def guide(logits: Tensor, cfg_coef: Tensor) -> Tensor:

@@ -9,17 +9,21 @@ cross-attention reads zeros, and without biases gives zeros: it is left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from studio.engine.linear import Linear, linear
+from studio.engine.attention import KeysValues, Reach
+from studio.engine.linear import DTYPES, Projection, linear
 
 MONO_DELAYS = (0, 1, 2, 3)
 STEREO_DELAYS = (0, 0, 1, 1, 2, 2, 3, 3)
+
+Get = Callable[[str], Tensor]  # a weight by its name
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class DecoderConfig:
     delays: tuple[int, ...] = MONO_DELAYS  # frames by which each codebook lags
     cardinality: int = 1024  # codes a codebook; the code after the last is the special token
     cross_attention: bool = True
+    summed: bool = False  # whether conditions are added to the codes as well
     max_period: float = 10_000.0  # of the sinusoidal positions
     norm_eps: float = 1e-5
 
@@ -50,127 +55,143 @@ class DecoderConfig:
         return self.dim // self.heads
 
 
-@dataclass(frozen=True)
-class Norm:
-    """A layer norm's parameters."""
+class Norm(nn.Module):
+    """A layer norm."""
 
     weight: Tensor  # [dim]
     bias: Tensor  # [dim]
-    eps: float
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __init__(self, weight: Tensor, bias: Tensor, eps: float) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 @dataclass(frozen=True)
-class Cross:
-    """A layer's cross-attention; its keys and values are made for all layers at once, at admission."""
+class Context:
+    """What the R rows of a step attend to, and what else they read."""
 
-    norm: Norm
-    query: Linear
-    out: Linear
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer's parameters."""
-
-    norm_self: Norm
-    qkv: Linear
-    out: Linear
-    cross: Cross | None
-    norm_ffn: Norm
-    up: Linear
-    down: Linear
+    own: KeysValues
+    places: Tensor  # in `own`, for this step's keys and values
+    reach: Reach  # of R rows
+    prompts: KeysValues | None  # absent without cross-attention
+    prompt_reach: Reach | None  # of R / 2 rows, the prompted ones
+    summed: Tensor | None  # [R / 2, 2, dim], added to the codes' embeddings
 
 
-@dataclass(frozen=True)
-class Window:
-    """What one pass of T tokens for R rows reads and writes. Views of the caches, a tuple entry for each layer."""
+class CrossAttention(nn.Module):
+    """What a layer reads from the prompt; its keys and values are made for all layers at once, at admission."""
 
-    entries: tuple[Tensor, ...]  # [R * 2 * heads, T_max, head_dim]: keys and values to be written
-    write: tuple[Tensor, Tensor]  # indices into entries: [R * 2 * heads, 1] and [R * 2 * heads, T]
-    keys: tuple[Tensor, ...]  # [R, heads, L, head_dim]
-    values: tuple[Tensor, ...]
-    mask: Tensor  # [R, 1, T, L]: 0 where a token attends, else -inf
-    cross_keys: tuple[Tensor, ...]  # [C, heads, S, head_dim]
-    cross_values: tuple[Tensor, ...]
-    cross_mask: Tensor  # [C, 1, 1, S]
-    cross_stride: int  # 2: every prompted row has cross-attention (C = R / 2); 1: one pair does, computed as two rows
+    def __init__(self, config: DecoderConfig, get: Get, prefix: str, precision: str) -> None:
+        super().__init__()
+        self.norm = _norm(config, get, f"{prefix}norm_cross", precision)
+        self.query = linear(_scaled(get(f"{prefix}cross_attention.in_proj_weight")[: config.dim], config), precision)
+        self.out = linear(get(f"{prefix}cross_attention.out_proj.weight"), precision)
+
+    def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
+        """Add to the prompted rows of x [R, dim]; the others get zeros."""
+        assert context.prompts is not None
+        assert context.prompt_reach is not None
+        query = self.query(self.norm(x))[::2]  # all rows go through: one alone would take another kernel
+        mixed = context.prompts.read(layer, query, context.prompt_reach)
+        both: Tensor = self.out.add(torch.stack([mixed, torch.zeros_like(mixed)], dim=1).view(x.shape), x)
+        return both
 
 
-class Transformer:
+class Layer(nn.Module):
+    """One layer: self-attention, cross-attention, feed-forward."""
+
+    def __init__(self, config: DecoderConfig, get: Get, prefix: str, precision: str) -> None:
+        super().__init__()
+        self.norm_self = _norm(config, get, f"{prefix}norm1", precision)
+        qkv = get(f"{prefix}self_attn.in_proj_weight")
+        self.qkv = linear(torch.cat([_scaled(qkv[: config.dim], config), qkv[config.dim :]]), precision)
+        self.out = linear(get(f"{prefix}self_attn.out_proj.weight"), precision)
+        self.cross = CrossAttention(config, get, prefix, precision) if config.cross_attention else None
+        self.norm_ffn = _norm(config, get, f"{prefix}norm2", precision)
+        self.up = linear(get(f"{prefix}linear1.weight"), precision)
+        self.down = linear(get(f"{prefix}linear2.weight"), precision)
+
+    def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
+        """One token of each row [R, dim] to [R, dim]; writes its keys and values."""
+        dim = x.shape[1]
+        qkv = self.qkv(self.norm_self(x))
+        context.own.write(layer, context.places, qkv[:, dim:])
+        x = self.out.add(context.own.read(layer, qkv[:, :dim], context.reach), x)
+        if self.cross is not None:
+            x = self.cross(x, layer, context)
+        y: Tensor = self.down.add(self.up.gelu(self.norm_ffn(x)), x)
+        return y
+
+    def prefill(self, x: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        """The first P tokens of both branches [2, P, dim] to [2, P, dim] and their keys and values [2, P, 2 * dim]."""
+        qkv = _by_row(self.qkv, self.norm_self(x))
+        query, key, value = qkv.view(*x.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)  # [2, heads, P, head_dim] each
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
+        x = x + _by_row(self.out, mixed.transpose(1, 2).flatten(2))
+        return x + _by_row(self.down, F.gelu(_by_row(self.up, self.norm_ffn(x)))), qkv[..., x.shape[2] :]
+
+
+class Transformer(nn.Module):
     """The weights of a decoder, fused: one table for all codebooks, one projection for q, k and v, one head."""
 
+    embedding: Tensor  # [K * (card + 1), dim]
+    offsets: Tensor  # [K], where each codebook begins in it
+    positions: Tensor  # [positions, dim]
+
     def __init__(
-        self, config: DecoderConfig, lm: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, positions: int
+        self, config: DecoderConfig, lm: Mapping[str, Tensor], device: torch.device, precision: str, positions: int
     ) -> None:
         """`lm` has audiocraft's names; `positions` is the length of the longest sequence."""
+        super().__init__()
 
         def get(name: str) -> Tensor:
-            return lm[name].detach().to(device, dtype)
+            return lm[name].detach().to(device)
 
         self.config = config
-        codebooks = range(config.codebooks)
-        self._embedding = torch.cat([get(f"emb.{k}.weight") for k in codebooks])  # [K * (card + 1), dim]
-        self._offsets = torch.arange(config.codebooks, device=device) * (config.cardinality + 1)
-        self._positions = sinusoids(positions, config.dim, config.max_period).to(device, dtype)
-        self._layers = [_layer(config, get, f"transformer.layers.{at}.") for at in range(config.layers)]
-        self._cross = _cross_projection(config, get) if config.cross_attention else None
-        self._norm = _norm(config, get, "out_norm")
-        self._head = linear(torch.cat([get(f"linears.{k}.weight") for k in codebooks]))
+        dtype, codebooks = DTYPES[precision], range(config.codebooks)
+        embedding = torch.cat([get(f"emb.{k}.weight").to(dtype) for k in codebooks])
+        self.register_buffer("embedding", embedding, persistent=False)
+        offsets = torch.arange(config.codebooks, device=device) * (config.cardinality + 1)
+        self.register_buffer("offsets", offsets, persistent=False)
+        table = sinusoids(positions, config.dim, config.max_period).to(device, dtype)
+        self.register_buffer("positions", table, persistent=False)
+        layers = range(config.layers)
+        self.layers = nn.ModuleList(Layer(config, get, f"transformer.layers.{at}.", precision) for at in layers)
+        self.prompt: Projection | None = _prompt_projection(config, get, precision) if config.cross_attention else None
+        self.norm = _norm(config, get, "out_norm", precision)
+        self.head = linear(torch.cat([get(f"linears.{k}.weight") for k in codebooks]), precision)
 
-    def embed(self, tokens: Tensor, position: Tensor) -> Tensor:
-        """Tokens [A, K] at positions [A] to the two branches' inputs [2 A, 1, dim]."""
-        summed = F.embedding(tokens + self._offsets, self._embedding).sum(1)
-        x = summed + self._positions[position]
-        return x[:, None].expand(-1, 2, -1).reshape(2 * len(tokens), 1, self.config.dim)
-
-    def embed_prefix(self, prefix: Tensor) -> Tensor:
-        """Conditions [2, P, dim] that precede the codes, to the two branches' inputs [2, P, dim]."""
-        return prefix.to(self._positions) + self._positions[: prefix.shape[1]]
-
-    def cross_keys_values(self, conditions: Tensor) -> Tensor:
-        """Conditions [S, dim] to the cross-attention's keys and values per layer [layers, 2, heads, S, head_dim]."""
-        assert self._cross is not None
+    def forward(self, tokens: Tensor, position: Tensor, context: Context) -> Tensor:
+        """Tokens [A, K] at positions [A] to both branches' logits [A, 2, K, card] in fp32."""
         c = self.config
-        projected = self._cross(conditions.to(self._positions))
-        return projected.view(-1, c.layers, 2, c.heads, c.head_dim).permute(1, 2, 3, 0, 4)
+        x = F.embedding(tokens + self.offsets, self.embedding).sum(1) + self.positions[position]  # [A, dim]
+        both = x[:, None].expand(-1, 2, -1)
+        x = (both if context.summed is None else both + context.summed).reshape(-1, c.dim)  # [2 A, dim]
+        for at, layer in enumerate(self.layers):
+            x = layer(x, at, context)
+        logits: Tensor = self.head(self.norm(x))
+        return logits.view(-1, 2, c.codebooks, c.cardinality).float()
 
-    def run(self, x: Tensor, window: Window) -> Tensor:
-        """Inputs [R, T, dim] through all layers [R, T, dim]; writes their keys and values."""
-        for at, layer in enumerate(self._layers):
-            x = layer.out.add(self._attend(layer.qkv(layer.norm_self(x)), window, at), x)
-            if layer.cross is not None:
-                self._add_cross(x, layer.cross, window, at)
-            x = layer.down.add(layer.up.gelu(layer.norm_ffn(x)), x)
-        return x
+    def prefill(self, prefix: Tensor) -> Tensor:
+        """Conditions [2, P, dim] before the codes, to their keys and values [2, layers, P, 2, heads, head_dim]."""
+        x, written = prefix.to(self.positions) + self.positions[: prefix.shape[1]], []
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            x, keys_values = layer.prefill(x, self.config.heads)
+            written.append(keys_values)
+        return torch.stack(written, dim=1).view(2, len(self.layers), -1, 2, self.config.heads, self.config.head_dim)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """The last layer's outputs [R, 1, dim] to logits [A, 2, K, card] in fp32."""
+    def prompt_keys_values(self, conditions: Tensor) -> Tensor:
+        """Conditions [S, dim] to the cross-attention's keys and values [layers, S, 2, heads, head_dim]."""
+        assert self.prompt is not None
         c = self.config
-        return self._head(self._norm(x)).view(-1, 2, c.codebooks, c.cardinality).float()
-
-    def _attend(self, qkv: Tensor, window: Window, at: int) -> Tensor:
-        """Self-attention of [R, T, 3 dim] over the window, before the output projection [R, T, dim]."""
-        c, (rows, length, _) = self.config, qkv.shape
-        heads = qkv.view(rows, length, 3 * c.heads, c.head_dim).transpose(1, 2).to(window.keys[at].dtype)
-        window.entries[at].index_put_(window.write, heads[:, c.heads :].reshape(-1, length, c.head_dim))
-        mixed = F.scaled_dot_product_attention(
-            heads[:, : c.heads], window.keys[at], window.values[at], attn_mask=window.mask
-        )
-        return mixed.transpose(1, 2).reshape(rows, length, c.dim).to(qkv.dtype)
-
-    def _add_cross(self, x: Tensor, cross: Cross, window: Window, at: int) -> None:
-        """Add the cross-attention to the prompted rows of x [R, T, dim], in place."""
-        c, keys = self.config, window.cross_keys[at]
-        read = x[:: window.cross_stride]
-        query = cross.query(cross.norm(read)).view(*read.shape[:2], c.heads, c.head_dim).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(
-            query.to(keys.dtype), keys, window.cross_values[at], attn_mask=window.cross_mask
-        )
-        out = cross.out(mixed.transpose(1, 2).reshape(read.shape).to(x.dtype))
-        x[::2] += out[: len(x) // 2]
+        projected: Tensor = self.prompt(conditions.to(self.positions))
+        return projected.view(-1, c.layers, 2, c.heads, c.head_dim).transpose(0, 1)
 
 
 def sinusoids(positions: int, dim: int, max_period: float) -> Tensor:
@@ -181,31 +202,23 @@ def sinusoids(positions: int, dim: int, max_period: float) -> Tensor:
     return torch.cat([torch.cos(phase), torch.sin(phase)], dim=-1)
 
 
-def _layer(config: DecoderConfig, get: Callable[[str], Tensor], prefix: str) -> Layer:
-    return Layer(
-        norm_self=_norm(config, get, f"{prefix}norm1"),
-        qkv=linear(get(f"{prefix}self_attn.in_proj_weight")),
-        out=linear(get(f"{prefix}self_attn.out_proj.weight")),
-        cross=_cross(config, get, prefix) if config.cross_attention else None,
-        norm_ffn=_norm(config, get, f"{prefix}norm2"),
-        up=linear(get(f"{prefix}linear1.weight")),
-        down=linear(get(f"{prefix}linear2.weight")),
-    )
+def _by_row(projection: Projection, x: Tensor) -> Tensor:
+    """A projection of [B, P, in] to [B, P, out]."""
+    y: Tensor = projection(x.flatten(0, 1))
+    return y.view(*x.shape[:2], -1)
 
 
-def _cross(config: DecoderConfig, get: Callable[[str], Tensor], prefix: str) -> Cross:
-    return Cross(
-        norm=_norm(config, get, f"{prefix}norm_cross"),
-        query=linear(get(f"{prefix}cross_attention.in_proj_weight")[: config.dim]),
-        out=linear(get(f"{prefix}cross_attention.out_proj.weight")),
-    )
+def _scaled(query: Tensor, config: DecoderConfig) -> Tensor:
+    """A query's weight with attention's 1 / sqrt(head_dim) in it, which is a power of two in all released models."""
+    return query / math.sqrt(config.head_dim)
 
 
-def _cross_projection(config: DecoderConfig, get: Callable[[str], Tensor]) -> Linear:
+def _prompt_projection(config: DecoderConfig, get: Get, precision: str) -> Projection:
     """Conditions to keys and values of all layers: weight [layers * 2 * dim, dim]."""
     names = [f"transformer.layers.{at}.cross_attention.in_proj_weight" for at in range(config.layers)]
-    return Linear(torch.cat([get(name)[config.dim :] for name in names]))
+    return linear(torch.cat([get(name)[config.dim :] for name in names]), precision)
 
 
-def _norm(config: DecoderConfig, get: Callable[[str], Tensor], name: str) -> Norm:
-    return Norm(get(f"{name}.weight"), get(f"{name}.bias"), config.norm_eps)
+def _norm(config: DecoderConfig, get: Get, name: str, precision: str) -> Norm:
+    dtype = DTYPES[precision]
+    return Norm(get(f"{name}.weight").to(dtype), get(f"{name}.bias").to(dtype), config.norm_eps)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from studio.engine.base import LoadProgress
 from studio.engine.catalog import BUNDLE_FILES, EXPORT_FILES, ModelInfo
@@ -24,6 +24,7 @@ from studio.engine.spectral_codec import SpectralCodec
 from studio.engine.text import (
     RecentPrompts,
     T5Encoder,
+    TimeConditioner,
     WordPieceConditioner,
     WordPieceEncoder,
     WordPieces,
@@ -38,7 +39,7 @@ from studio.settings import Settings
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-BUNDLE_FORMAT = 1
+BUNDLE_FORMAT = 2
 CONDITIONERS = "condition_provider.conditioners."  # the prefix of their tensors in audiocraft's state dict
 T5_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 ENCODEC_FILES = ("config.json", "model.safetensors")
@@ -81,6 +82,7 @@ def save_bundle(
     config: DecoderConfig,
     lm: Mapping[str, Tensor],
     conditioner: WordPieceConditioner,
+    time: TimeConditioner,
     pieces: WordPieces,
     codec: SpectralCodec,
 ) -> None:
@@ -91,8 +93,9 @@ def save_bundle(
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    text = {_description(name): tensor for name, tensor in conditioner.state_dict().items()}
-    tensors = {name: lm[name] for name in decoder_shapes(config)} | text
+    tensors = {name: lm[name] for name in decoder_shapes(config)}
+    for module, name in ((conditioner, "description"), (time, "time")):
+        tensors |= {f"{CONDITIONERS}{name}.{key}": tensor for key, tensor in module.state_dict().items()}
     save_file({name: t.detach().cpu().half().contiguous() for name, t in tensors.items()}, folder / "lm.safetensors")
     save_file(codec.to_state(), folder / "codec.safetensors")
     pieces.save(folder)
@@ -147,23 +150,20 @@ def _load_bundle(info: ModelInfo, folder: Path, device: torch.device, on_progres
         lm = load_file(folder / "lm.safetensors")
         _check_shapes(info.name, config, lm)
         codec = SpectralCodec.from_state(described["codec"], load_file(folder / "codec.safetensors"))
-        text = WordPieceEncoder(WordPieces.load(folder), _word_piece_conditioner(lm), device)
+        conditioner = WordPieceConditioner(described["text"]["embedding_dim"], config.dim)
+        time = TimeConditioner(config.dim)
+        _fill(conditioner, "description", lm)
+        _fill(time, "time", lm)
+        text = WordPieceEncoder(WordPieces.load(folder), conditioner, time, device)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"The files of {info.name} in {folder} are damaged or missing: {error}") from error
     on_progress(1.0, "ready")
     decoder = {name: lm[name] for name in decoder_shapes(config)}
-    return LoadedModel(info.name, config, decoder, RecentPrompts(text), MiniCodec(codec, device), info.max_duration)
+    return LoadedModel(info.name, config, decoder, text, MiniCodec(codec, device), info.max_duration)
 
 
-def _word_piece_conditioner(lm: Mapping[str, Tensor]) -> WordPieceConditioner:
-    weight = lm[_description("output_proj.weight")]  # [dim, E]
-    conditioner = WordPieceConditioner(weight.shape[1], weight.shape[0])
-    conditioner.load_state_dict({name: lm[_description(name)] for name in conditioner.state_dict()})
-    return conditioner
-
-
-def _description(name: str) -> str:
-    return f"{CONDITIONERS}description.{name}"
+def _fill(conditioner: nn.Module, name: str, lm: Mapping[str, Tensor]) -> None:
+    conditioner.load_state_dict({key: lm[f"{CONDITIONERS}{name}.{key}"] for key in conditioner.state_dict()})
 
 
 # audiocraft's format

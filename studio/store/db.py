@@ -99,7 +99,7 @@ class Database:
         """The database's time: of the server, where several hosts with clocks of their own share one."""
         return utcnow() if self.is_sqlite else self._clock.now(self._engine)
 
-    def migrate(self) -> None:
+    def migrate(self, revision: str = "head") -> None:
         """Bring the tables up to date; makes a SQLite file that is not there. Safe when two processes start at once.
 
         Raises:
@@ -110,7 +110,7 @@ class Database:
         with self._turn(), _translated(), self._writers.begin() as connection:
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-            _upgrade(connection)
+            _upgrade(connection, revision)
 
     def ping(self, timeout_s: float) -> float:
         """Run a real query; return the seconds that it took. Bounded in time also when the database hangs.
@@ -129,6 +129,11 @@ class Database:
         if probe.seconds is None:
             raise DatabaseUnavailable(f"The database has not answered within {timeout_s:g} s.")
         return probe.seconds
+
+    def product(self) -> str:
+        """What answers: `SQLite 3.51.3`, `PostgreSQL 16.4`. Needs no connection once there has been one."""
+        number = ".".join(map(str, self._engine.dialect.server_version_info or ()))
+        return f"{'SQLite' if self.is_sqlite else 'PostgreSQL'} {number}".strip()
 
     def close(self) -> None:
         """Close all connections; the last one folds SQLite's log into its file."""
@@ -161,7 +166,7 @@ def _sqlite_engine(url: URL) -> Engine:
         connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_S},
         pool_size=CONNECTIONS,
     )
-    event.listen(engine, "connect", _set_pragmas)
+    event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
 
@@ -177,9 +182,14 @@ def _sqlite_module() -> ModuleType:
     return dbapi2  # type: ignore[no-any-return]
 
 
-def _set_pragmas(connection: Any, _record: object) -> None:
+def _prepare(connection: Any, _record: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").fetchall()
+    connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows only ASCII
+
+
+def _lower(text: str | None) -> str | None:
+    return text and text.lower()
 
 
 def _begin(connection: Connection) -> None:
@@ -268,7 +278,7 @@ class _Probe(Thread):
             self.error = error
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, revision: str) -> None:
     from alembic import command  # a third of a second that only a start needs
     from alembic.config import Config
     from alembic.util import CommandError
@@ -278,7 +288,7 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
     except CommandError as error:
         raise ConfigurationError(f"This database was written by a newer version of the studio ({error}).") from error
 

@@ -1,4 +1,5 @@
-"""The queue: every job is a row, and every change of a job's status is one guarded UPDATE in this file.
+"""The queue: every job is a row, and every change of a job's status is one guarded UPDATE, here or, for jobs that fail
+with another, in `ends`.
 
 A worker *claims* jobs with a lease and a token; what it writes afterwards carries the token, so a worker that lost its
 lease changes nothing. Every change takes the ledger's next number, which tells watchers what is new.
@@ -7,37 +8,31 @@ Knows no engine and no files; times are the database's.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import statistics
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import combinations
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Update,
-    and_,
-    case,
-    delete,
-    exists,
-    func,
-    literal,
-    or_,
-    tuple_,
-    update,
-)
+from sqlalchemy import ColumnElement, Update, and_, bindparam, delete, exists, func, literal, or_, update
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import Session, col, select
-from sqlmodel.sql.expression import Select
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from studio.errors import BatchNotFound, JobConflict, JobNotFound, LeaseLost
-from studio.schemas import GenerationRequest, JobStatus, Outcome, QueueStats, Step
+from studio.schemas import PRIORITY_MAX, GenerationRequest, JobStatus, Outcome, QueueState, QueueStats, Step
+from studio.store.answers import Once, keep_answer, known_answer
 from studio.store.db import Database
+from studio.store.ends import NO_SYNC, UNLEASED, ended, follow_up
+from studio.store.intake import put_in, waits_of
+from studio.store.ledger import NEXT, next_version
+from studio.store.pace import GUESSED_PACE, Pace
+from studio.store.places import Place, count_waiting, forecast, pace_of, places_of
 from studio.store.tables import (
     CLAIM_ORDER,
+    LANES,
     Attempt,
     Job,
     Ledger,
@@ -46,14 +41,18 @@ from studio.store.tables import (
     completed,
     has_status,
     pending,
+    place_at,
     processing,
+    storable,
     waiting,
 )
 
-OVERTAKE_S = 60.0  # a job for the loaded model may go before the head of the queue if it came at most so much later
+logger = logging.getLogger(__name__)
+
+OVERTAKE_S = 60.0  # a job for the loaded model may go before the head of the queue if placed at most so far behind
+NAMES_AT_ONCE = 500  # in one question; a database takes some thousands of parameters
 DUE_AT_ONCE = 100  # retries made claimable by one claim
-APART_S = 0.5  # two jobs of more nearly equal length say nothing about the slope
-RECENT = 64  # finished jobs from which the pace is learned
+RECENT = 64  # finished jobs of which the average time is told
 ERROR_MAX = 2000  # characters
 STACK_MAX = 20_000  # characters: its end, where the error is
 WORKER_GONE_S = 24 * 3600.0  # a worker silent for so long is forgotten
@@ -70,6 +69,7 @@ class Claim:
     token: str
     request: GenerationRequest
     retry_count: int
+    waited_s: float | None = None  # until its first attempt of a series; None at the next ones
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Track:
     generation_time_seconds: float
     device: str
     precision: str
+    together: float = 1.0  # requests decoded with it, itself included; the mean of its steps
 
 
 @dataclass(frozen=True)
@@ -95,46 +96,57 @@ class Recovered:
     interrupted: list[str]  # jobs whose worker had died; now failed, or waiting for the next attempt
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How long a job takes: seconds for each second of audio, and for each job."""
-
-    per_second: float
-    per_job: float
-
-    def seconds(self, duration: float, jobs: int = 1) -> float:
-        return self.per_job * jobs + self.per_second * duration
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a job stands that waits."""
-
-    position: int  # 1 is next
-    seconds_ahead: float  # of work before it, one job after another
-
-
-GUESSED_PACE = Pace(per_second=1.0, per_job=0.0)  # real time, until a first job has finished
-
-
 class JobQueue:
-    """The jobs of a database. Thread-safe; each method is one short transaction."""
+    """The jobs of a database. Thread-safe; each method is one short transaction.
 
-    def __init__(self, db: Database, now: Callable[[], datetime] | None = None) -> None:
+    Args:
+        alive_s: a worker that has beaten within so many seconds shares the work, where times are estimated.
+    """
+
+    def __init__(self, db: Database, now: Callable[[], datetime] | None = None, alive_s: float = 30.0) -> None:
         self._db = db
         self._now = now or db.now
+        self._alive = timedelta(seconds=alive_s)
 
     # People put jobs in, and take them out
 
     def enqueue(self, requests: Sequence[GenerationRequest], batch_id: str | None = None) -> Jobs:
-        """Store all requests or none; on return they are on disk. Their model and seed are set."""
-        now = self._now()
-        assert all(request.model is not None and request.seed is not None for request in requests)
+        """Store all requests or none; on return they are on disk. Their model and seed are set.
+
+        A job that comes after one that failed or was cancelled has failed at once.
+
+        Raises:
+            InvalidRequest: `after` names a job that there is not.
+        """
         with self._db.write() as session:
-            extra = {"batch_id": batch_id, "created_at": now, "queued_at": now, "version": _next_version(session)}
-            jobs = [Job.model_validate({**request.model_dump(), **extra}) for request in requests]
-            session.add_all(jobs)
-        return jobs
+            return put_in(session, next_version(session), requests, batch_id, self._now())
+
+    def enqueue_once(
+        self, requests: Sequence[GenerationRequest], batch_id: str | None, once: Once,
+        charge: Callable[[], None], answer: Callable[[Jobs, dict[str, Place]], str],
+    ) -> tuple[Jobs, str]:  # fmt: skip
+        """`enqueue`, and keep what `answer` makes of the jobs; or store nothing and give what was answered before.
+
+        `charge` is called when nobody else can store the same any more; if it raises, nothing is stored.
+
+        Raises:
+            InvalidRequest: the key came with another request; or as `enqueue`.
+        """
+        now = self._now()
+        with self._db.read() as session:
+            known = known_answer(session, once, now)
+        if known is not None:
+            return [], known
+        with self._db.write() as session:
+            version = next_version(session)  # whoever asks the same waits here
+            known = known_answer(session, once, now)
+            if known is not None:
+                return [], known
+            charge()
+            jobs = put_in(session, version, requests, batch_id, now)
+            text = answer(jobs, places_of(session, jobs, now, self._alive))
+            keep_answer(session, once, text, now)
+        return jobs, text
 
     def cancel(self, job_id: str, force: bool = False) -> Job:
         """Take a job out that waits; with `force` also one that is being made, whose worker then loses its lease.
@@ -143,10 +155,10 @@ class JobQueue:
             JobNotFound: unknown.
             JobConflict: it is being made (without `force`), or has ended.
         """
-        values = {**_ended(JobStatus.CANCELLED, self._now()), "not_before": None}
+        values = ended(JobStatus.CANCELLED, self._now())
         this = col(Job.job_id) == job_id
         with self._db.write() as session:
-            version = _next_version(session)
+            version = next_version(session)
             if force:
                 self._keep_attempt(session, and_(this, processing), Outcome.CANCELLED)
             open_ = or_(pending, processing) if force else pending
@@ -162,65 +174,118 @@ class JobQueue:
             BatchNotFound: unknown.
             JobConflict: none of its jobs waits.
         """
-        values = {**_ended(JobStatus.CANCELLED, self._now()), "not_before": None}
+        values = ended(JobStatus.CANCELLED, self._now())
         this = col(Job.batch_id) == batch_id
         with self._db.write() as session:
-            values["version"] = _next_version(session)
+            values["version"] = next_version(session)
             if force:
                 self._keep_attempt(session, and_(this, processing), Outcome.CANCELLED)
             open_ = or_(pending, processing) if force else pending
             statement = update(Job).where(and_(this, open_)).values(**values).returning(Job)
-            jobs = session.exec(statement, execution_options=_NO_SYNC).scalars().all()
+            jobs = session.exec(statement, execution_options=NO_SYNC).scalars().all()
             if not jobs:
                 raise JobConflict(_batch_refusal(_find_batch(session, batch_id)))
+            for job in jobs:
+                follow_up(session, job)
         return sorted(jobs, key=lambda job: job.id or 0)
 
-    def retry(self, job_id: str) -> Job:
+    def retry(self, job_id: str, charge: Callable[[], None] = lambda: None) -> Job:
         """Let a failed or cancelled job wait again, at the back, with a new series of attempts before it.
+
+        Jobs that failed because this one did stay as they are: whoever wants them retries them, after this one.
+        `charge` is called when nothing else refuses the retry; if it raises, nothing changes.
 
         Raises:
             JobNotFound: unknown.
-            JobConflict: it waits, is being made, or is completed.
+            JobConflict: it waits, is being made, or is completed; or it comes after a job that is still failed.
         """
-        values = {**_WAITS, "retry_count": 0, "error_message": None, "completed_at": None, "queued_at": self._now()}
+        now = self._now()
+        values = {**_WAITS, "retry_count": 0, "error_message": None, "completed_at": None, "queued_at": now}
         values["series"] = col(Job.series) + 1
         ended = or_(has_status(JobStatus.FAILED), has_status(JobStatus.CANCELLED))
         with self._db.write() as session:
-            version = _next_version(session)
-            job = _change(session, and_(col(Job.job_id) == job_id, ended), version=version, **values)
+            values["version"] = next_version(session)
+            job = _find(session, job_id)
+            if job.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
+                raise JobConflict(f"The job is {job.status}: only a failed or cancelled one is retried.")
+            waits = waits_of(session, job)
+            charge()
+            place = place_at(now, job.priority)
+            retried = _change(
+                session, and_(col(Job.job_id) == job_id, ended), place=place, waits_for=len(waits), **values
+            )
+            assert retried is not None  # nobody else changes a job in this transaction
+            session.add_all(waits)
+        return retried
+
+    def to_front(self, job_id: str) -> Job:
+        """Let a job that waits go before all others, also before those that come later; one that waits for its next
+        attempt need not any more. One that waits for other jobs goes first once these are completed.
+
+        Raises:
+            JobNotFound: unknown.
+            JobConflict: it does not wait.
+        """
+        with self._db.write() as session:
+            version = next_version(session)
+            head = session.exec(select(col(Job.place)).where(claimable).order_by(*CLAIM_ORDER).limit(1)).one_or_none()
+            best = place_at(self._now(), PRIORITY_MAX)
+            place = min(best, best if head is None else head) - 1
+            this = and_(col(Job.job_id) == job_id, pending)
+            job = _change(session, this, version=version, place=place, not_before=None)
             if job is None:
-                raise JobConflict(
-                    f"The job is {_find(session, job_id).status}: only a failed or cancelled one is retried."
-                )
+                raise JobConflict(f"The job is {_find(session, job_id).status}: only one that waits goes to the front.")
         return job
+
+    # The queue as a whole
+
+    def pause(self) -> QueueState:
+        """Let no job be started, by any worker, until `resume`; those that are being made are finished."""
+        return self._set_paused(func.coalesce(col(Ledger.paused_at), self._now()))
+
+    def resume(self) -> QueueState:
+        """Let jobs be started again."""
+        return self._set_paused(None)
+
+    def state(self) -> QueueState:
+        """Whether jobs are started."""
+        with self._db.read() as session:
+            paused_at = _paused_at(session)
+        return QueueState(paused=paused_at is not None, paused_at=paused_at)
+
+    def _set_paused(self, since: Any) -> QueueState:
+        with self._db.write() as session:
+            next_version(session)  # whoever watches sees it
+            session.exec(update(Ledger).values(paused_at=since))
+            paused_at = _paused_at(session)
+        return QueueState(paused=paused_at is not None, paused_at=paused_at)
 
     # Workers take jobs and report on them
 
     def claim(self, worker_id: str, limit: int, lease_s: float, model: str | None = None) -> list[Claim]:
         """Take up to `limit` jobs, all for one model: the loaded `model`, or that of the queue's head.
 
-        The loaded model goes first while it has jobs that came at most `OVERTAKE_S` after the head; so each job is
-        overtaken only by jobs that came soon after it, and none starves.
+        A queue that is paused gives none. The loaded model goes first while it has jobs placed at most `OVERTAKE_S`
+        behind the head; so each job is overtaken only by jobs that came soon after it, and none starves.
         """
         assert limit >= 1
         now = self._now()
-        if not self._any_due(now):
+        with self._db.read() as session:
+            paused_at, head, due = session.exec(_LOOK, params={"now": now}).one()
+        if paused_at or head is due is None:
             return []  # an idle worker takes no lock
         with self._db.write() as session:
-            version = _next_version(session)
-            session.exec(_make_due(now))
+            version, paused_at = session.exec(NEXT).one()
+            if paused_at:
+                return []
+            if due is not None:
+                session.exec(_make_due(now))
             chosen, near = _choose(session, model)
             if chosen is None:  # another worker was faster
                 return []
             values = _lease(worker_id, now, lease_s) | {"version": version}
-            jobs = session.exec(_take(chosen, near, limit, values), execution_options=_NO_SYNC).scalars().all()
-        return [_as_claim(job) for job in sorted(jobs, key=lambda job: (job.priority, job.queued_at, job.id))]
-
-    def _any_due(self, now: datetime) -> bool:
-        head = select(col(Job.id)).where(claimable).order_by(*CLAIM_ORDER).limit(1)
-        due = select(col(Job.id)).where(waiting, col(Job.not_before) <= now).order_by(col(Job.not_before)).limit(1)
-        with self._db.read() as session:
-            return any(session.exec(statement).one_or_none() is not None for statement in (head, due))
+            jobs = session.exec(_take(chosen, near, limit, values), execution_options=NO_SYNC).scalars().all()
+        return [_as_claim(job) for job in sorted(jobs, key=lambda job: (job.place, job.id))]
 
     def heartbeat(self, worker_id: str, tokens: Collection[str], lease_s: float) -> set[str]:
         """Extend the leases; return the tokens that still hold."""
@@ -231,16 +296,20 @@ class JobQueue:
         with self._db.write() as session:
             return {token for (token,) in session.exec(statement.returning(col(Job.lease_token))).all() if token}
 
-    def advance(self, claim: Claim, step: Step, progress: float) -> None:
-        """Say how far the job is; `progress` 0..1. Raises LeaseLost."""
-        self._report(claim, current_step=step, progress=progress)
+    def advance(self, claim: Claim, step: Step, progress: float, loaded_s: float | None = None) -> None:
+        """Say how far the job is; `progress` 0..1. `loaded_s`: its model has been loaded in so many seconds.
+        Raises LeaseLost."""
+        facts: dict[str, Any] = {} if loaded_s is None else {"load_seconds": loaded_s}
+        if step is Step.ENCODING_PROMPT:
+            facts["admitted_at"] = self._now()
+        self._report(claim, current_step=step, progress=progress, **facts)
 
     def complete(self, claim: Claim, track: Track) -> Job:
         """The job's audio is on disk. Raises LeaseLost: then the file is nobody's."""
         return self._report(
             claim,
             Outcome.COMPLETED,
-            **_ended(JobStatus.COMPLETED, self._now()),
+            **ended(JobStatus.COMPLETED, self._now()),
             progress=1.0,
             error_message=None,
             filename=track.filename,
@@ -252,6 +321,7 @@ class JobQueue:
             generation_time_seconds=track.generation_time_seconds,
             device=track.device,
             precision=track.precision,
+            together=track.together,
         )
 
     def fail(self, claim: Claim, message: str, retry_in_s: float | None, stack_trace: str | None = None) -> Job:
@@ -269,7 +339,7 @@ class JobQueue:
     ) -> Job:  # fmt: skip
         held = and_(col(Job.job_id) == claim.job_id, processing, col(Job.lease_token) == claim.token)
         with self._db.write() as session:
-            version = _next_version(session)
+            version = next_version(session)
             if end:
                 self._keep_attempt(session, held, end, error, stack)
             job = _change(session, held, version=version, **values)
@@ -285,15 +355,15 @@ class JobQueue:
         for job in session.exec(select(Job).where(where)):
             values = job.model_dump(include={"job_id", "series", "started_at", "worker_id"})
             values |= {"number": job.retry_count + 1, "outcome": end, "ended_at": self._now()}
-            values["error_message"] = error and _storable(error)[:ERROR_MAX]
-            values["stack_trace"] = stack and _storable(stack)[-STACK_MAX:]
+            values["error_message"] = error and storable(error)[:ERROR_MAX]
+            values["stack_trace"] = stack and storable(stack)[-STACK_MAX:]
             session.add(Attempt.model_validate(values))
 
     def _failed(self, message: str, retry_count: int, retry_in_s: float | None) -> dict[str, Any]:
-        message = _storable(message)[:ERROR_MAX]
+        message = storable(message)[:ERROR_MAX]
         now = self._now()
         if retry_in_s is None:
-            return {**_ended(JobStatus.FAILED, now), "error_message": message}
+            return {**ended(JobStatus.FAILED, now), "error_message": message}
         due = now + timedelta(seconds=retry_in_s)
         return {**_WAITS, "not_before": due, "retry_count": retry_count + 1, "error_message": message}
 
@@ -326,9 +396,9 @@ class JobQueue:
         lost = and_(processing, or_(col(Job.lease_until) < now, col(Job.worker_id).in_(dead)))
         with self._db.read() as session:
             if not dead and session.exec(select(col(Job.id)).where(lost).limit(1)).one_or_none() is None:
-                return Recovered(_count(session, pending), [])
+                return Recovered(count_waiting(session), [])
         with self._db.write() as session:
-            version = _next_version(session)
+            version = next_version(session)
             # Skips rows locked by a heartbeat: that worker is alive.
             jobs = session.exec(select(Job).where(lost).order_by(col(Job.id)).with_for_update(skip_locked=True))
             interrupted = list(jobs)
@@ -338,7 +408,8 @@ class JobQueue:
                 self._keep_attempt(session, this, Outcome.INTERRUPTED, INTERRUPTED)
                 _change(session, this, version=version, **values)
             session.exec(delete(Worker).where(col(Worker.worker_id).in_(dead)))
-        return Recovered(self._pending(), [job.job_id for job in interrupted])
+            waits = count_waiting(session)
+        return Recovered(waits, [job.job_id for job in interrupted])
 
     # Everybody looks
 
@@ -352,6 +423,12 @@ class JobQueue:
         with self._db.read() as session:
             return _find_batch(session, batch_id)
 
+    def batches(self, batch_ids: Collection[str]) -> Jobs:
+        """The jobs of those of the batches that exist, in the order in which they came."""
+        rows = select(Job).where(col(Job.batch_id).in_(batch_ids)).order_by(col(Job.id))
+        with self._db.read() as session:
+            return list(session.exec(rows))
+
     def attempts(self, job_id: str) -> list[Attempt]:
         """Those at a job that have ended, the first one first. Raises JobNotFound."""
         order = (col(Attempt.series), col(Attempt.number))
@@ -359,17 +436,11 @@ class JobQueue:
             _find(session, job_id)
             return list(session.exec(select(Attempt).where(col(Attempt.job_id) == job_id).order_by(*order)))
 
-    def position(self, job: Job) -> int | None:
-        """1 is next; None when the job does not wait. Jobs that wait for a retry come after those that may start."""
-        if job.status is not JobStatus.PENDING:
-            return None
-        with self._db.read() as session:
-            return 1 + sum(_count(session, part) for part in _ahead(job))
-
     def stats(self) -> QueueStats:
         """The queue in six figures, exact."""
         with self._db.read() as session:
-            counts = {status: _count(session, has_status(status)) for status in JobStatus}
+            counts = {status: _count(session, has_status(status)) for status in JobStatus if status != "pending"}
+            counts[JobStatus.PENDING] = count_waiting(session)
             oldest = session.exec(
                 select(col(Job.queued_at)).where(pending).order_by(col(Job.queued_at)).limit(1)
             ).one_or_none()
@@ -413,93 +484,81 @@ class JobQueue:
 
     def pace(self, model: str, device: str | None = None) -> Pace | None:
         """What a job of `model` takes, learned from the last ones that finished; None before the first."""
-        where = [completed, col(Job.model) == model] + ([col(Job.device) == device] if device else [])
-        recent = select(col(Job.track_duration), col(Job.generation_time_seconds)).where(*where)
         with self._db.read() as session:
-            rows = session.exec(recent.order_by(col(Job.id).desc()).limit(RECENT)).all()
-        return _fit([(duration, seconds) for duration, seconds in rows if duration and seconds is not None])
+            return pace_of(session, model, device)
 
     def predict(self, model: str, duration: float) -> float:
         """Seconds that a job will take once it has started."""
         return (self.pace(model) or GUESSED_PACE).seconds(duration)
 
-    def seconds_ahead(self, job: Job) -> float:
-        """Seconds of work before a job that waits: what runs and what waits before it, one after another."""
-        if job.status is not JobStatus.PENDING:
-            return 0.0
-        rest = 1.0 - col(Job.progress)
-        with self._db.read() as session:
-            rows = [row for part in _ahead(job) for row in session.exec(_load(part, 1.0)).all()]
-            rows += session.exec(_load(processing, rest)).all()
-        paces = {model: self.pace(model) or GUESSED_PACE for model, _, _ in rows}
-        return sum(paces[model].seconds(duration, jobs) for model, jobs, duration in rows)
-
     def places(self, jobs: Collection[Job]) -> dict[str, Place]:
-        """`position` and `seconds_ahead` of those that wait, by job id: one pass over the queue for all of them."""
-        wanted = [job.job_id for job in jobs if job.status is JobStatus.PENDING]
-        if not wanted:
-            return {}
+        """Where those of the jobs stand that wait or are being made, by job id."""
+        now = self._now()
         with self._db.read() as session:
-            running = session.exec(_load(processing, 1.0 - col(Job.progress))).all()
-            models = {row[0] for row in running}
-            for part in (claimable, waiting):
-                models.update(session.exec(select(col(Job.model)).where(part).distinct()))
-        paces = {model: self.pace(model) or GUESSED_PACE for model in models}
-        first_s = sum(paces[model].seconds(duration, count) for model, count, duration in running)
-        with self._db.read() as session:
-            rows = session.connection().execute(_ranked(paces, wanted)).all()
-        return {job_id: Place(position, first_s + (before or 0.0)) for job_id, position, before in rows}
+            return places_of(session, jobs, now, self._alive)
 
-    def filenames(self, among: Collection[str] | None = None) -> set[str]:
-        """The files of all tracks, or those of them that are `among` the given ones."""
-        where = col(Job.filename).is_not(None) if among is None else col(Job.filename).in_(among)
+    def forecast(self, work: Collection[tuple[str, float]]) -> float:
+        """Seconds until jobs of these models and seconds of audio would have finished, put in at the back now."""
+        now = self._now()
         with self._db.read() as session:
-            return {name for name in session.exec(select(col(Job.filename)).where(where)) if name}
+            return forecast(session, work, now, self._alive)
 
-    def list(self, status: JobStatus | None, page: int, page_size: int) -> tuple[Jobs, int]:
-        """A page of jobs, newest first, and how many there are; `page` counts from 1."""
+    def filenames(self, among: Collection[str]) -> set[str]:
+        """Those of the names that are files of tracks."""
+        names, found = list(among), set[str | None]()
+        with self._db.read() as session:
+            for first in range(0, len(names), NAMES_AT_ONCE):
+                asked = names[first : first + NAMES_AT_ONCE]
+                found.update(session.exec(select(col(Job.filename)).where(col(Job.filename).in_(asked))))
+        return {name for name in found if name}
+
+    def list(self, status: JobStatus | None, page: int, page_size: int, search: str | None = None) -> tuple[Jobs, int]:
+        """A page of jobs, newest first, and how many there are; `page` counts from 1.
+
+        `search`: only jobs with this in their prompt or id, in capitals or not.
+        """
         assert page >= 1 and page_size >= 1
         where = [] if status is None else [has_status(status)]
+        if search:
+            where.append(_mentions(search))
         rows = select(Job).where(*where).order_by(col(Job.id).desc())
         with self._db.read() as session:
-            total = session.exec(select(func.count()).select_from(Job).where(*where)).one()
+            total = _total(session, status, where)
             return list(session.exec(rows.offset((page - 1) * page_size).limit(page_size))), total
 
-    def _pending(self) -> int:
+    def upcoming(self, page: int, page_size: int, search: str | None = None) -> tuple[Jobs, int]:
+        """A page of the jobs that wait, the next to start first, and how many there are; otherwise as `list`."""
+        skip, total = (page - 1) * page_size, 0
+        jobs: Jobs = []
         with self._db.read() as session:
-            return _count(session, pending)
+            for number, lane in enumerate(LANES):
+                where = [lane, _mentions(search)] if search else [lane]
+                rows = select(Job).where(*where).order_by(*CLAIM_ORDER)
+                jobs += session.exec(rows.offset(max(0, skip - total)).limit(page_size - len(jobs)))
+                total += _count(session, and_(*where)) if search else count_waiting(session, number)
+        return jobs, total
 
 
 # Changes
 
-_UNLEASED: dict[str, Any] = {"lease_token": None, "lease_until": None, "worker_id": None}
 _WAITS: dict[str, Any] = {
-    **_UNLEASED,
+    **UNLEASED,
     "status": JobStatus.PENDING,
     "current_step": Step.QUEUED,
     "progress": 0.0,
     "started_at": None,
+    "admitted_at": None,
     "not_before": None,
 }
 
 
-def _ended(status: JobStatus, now: datetime) -> dict[str, Any]:
-    return {**_UNLEASED, "status": status, "current_step": Step(status.value), "completed_at": now}
-
-
-def _next_version(session: Session) -> int:
-    """The first statement of every change: it also makes writers wait for each other, on PostgreSQL too."""
-    statement = update(Ledger).values(version=Ledger.version + 1).returning(col(Ledger.version))
-    return int(session.exec(statement).scalar_one())
-
-
 def _change(session: Session, where: ColumnElement[bool], **values: Any) -> Job | None:
-    """Change the one row that passes the guard; None when it did not."""
+    """Change the one row that passes the guard, with all that follows; None when it did not."""
     statement = update(Job).where(where).values(**values).returning(Job)
-    return session.exec(statement, execution_options=_NO_SYNC).scalars().one_or_none()
-
-
-_NO_SYNC = {"synchronize_session": False, "populate_existing": True}
+    job = session.exec(statement, execution_options=NO_SYNC).scalars().one_or_none()
+    if job is not None and "status" in values:
+        follow_up(session, job)
+    return job
 
 
 def _find(session: Session, job_id: str) -> Job:
@@ -532,9 +591,23 @@ def _batch_refusal(jobs: Jobs) -> str:
     return "All jobs of the batch have ended."
 
 
-def _storable(message: str) -> str:
-    """PostgreSQL stores no NUL, neither database a lone surrogate; an error must not fail for how it is worded."""
-    return message.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+def _total(session: Session, status: JobStatus | None, where: Sequence[ColumnElement[bool]]) -> int:
+    if status is JobStatus.PENDING and len(where) == 1:
+        return count_waiting(session)
+    return session.exec(select(func.count()).select_from(Job).where(*where)).one()
+
+
+def _paused_at(session: Session) -> datetime | None:
+    return session.exec(select(col(Ledger.paused_at))).one()
+
+
+def _mentions(search: str) -> ColumnElement[bool]:
+    return or_(*(_contains(column, search) for column in (col(Job.prompt), col(Job.job_id))))
+
+
+def _contains(column: Any, search: str) -> ColumnElement[bool]:
+    result: ColumnElement[bool] = func.lower(column).contains(storable(search).lower(), autoescape=True)
+    return result
 
 
 # The claim
@@ -551,6 +624,14 @@ def _lease(worker_id: str, now: datetime, lease_s: float) -> dict[str, Any]:
     }
 
 
+# Whether the queue is paused, the first that may start, and the first whose next attempt is due: three ways for a claim
+# to end before it takes the lock.
+_HEAD = select(col(Job.id)).where(claimable).order_by(*CLAIM_ORDER).limit(1)
+_IS_DUE = and_(waiting, col(Job.not_before) <= bindparam("now", type_=UTCDateTime()))
+_DUE = select(col(Job.id)).where(_IS_DUE).order_by(col(Job.not_before)).limit(1)
+_LOOK = select(col(Ledger.paused_at), _HEAD.scalar_subquery(), _DUE.scalar_subquery())
+
+
 def _make_due(now: datetime) -> Update:
     """Jobs that wait for a retry are not in the claim's index (100k of them cut claims fivefold) until they are due."""
     due = (
@@ -559,77 +640,29 @@ def _make_due(now: datetime) -> Update:
     return update(Job).where(col(Job.id).in_(due)).values(not_before=None).execution_options(synchronize_session=False)
 
 
-def _choose(session: Session, loaded: str | None) -> tuple[str | None, datetime | None]:
-    """The model to claim for, and until when its jobs must have come (None: whenever)."""
-    order = select(col(Job.model), col(Job.priority), col(Job.queued_at)).where(claimable).order_by(*CLAIM_ORDER)
+def _choose(session: Session, loaded: str | None) -> tuple[str | None, int | None]:
+    """The model to claim for, and up to which place (None: any)."""
+    order = select(col(Job.model), col(Job.place)).where(claimable).order_by(*CLAIM_ORDER)
     head = session.exec(order.limit(1)).one_or_none()
     if head is None:
         return None, None
-    model, priority, queued_at = head
-    near = queued_at + timedelta(seconds=OVERTAKE_S)
-    may = and_(claimable, col(Job.model) == loaded, col(Job.priority) == priority, col(Job.queued_at) <= near)
+    model, place = head
+    near = place + round(OVERTAKE_S * 1e6)
+    may = and_(claimable, col(Job.model) == loaded, col(Job.place) <= near)
     if loaded in (None, model) or not session.exec(select(exists().where(may))).one():
         return model, None
     return loaded, near
 
 
-def _take(model: str, near: datetime | None, limit: int, values: dict[str, Any]) -> ReturningUpdate[Job]:
+def _take(model: str, near: int | None, limit: int, values: dict[str, Any]) -> ReturningUpdate[Job]:
     """One statement on both databases: pick the first rows that nobody has locked, take them, return them."""
-    may = and_(claimable, col(Job.model) == model, *([col(Job.queued_at) <= near] if near else []))
+    may = and_(claimable, col(Job.model) == model, *([col(Job.place) <= near] if near else []))
     picked = select(col(Job.id)).where(may).order_by(*CLAIM_ORDER).limit(limit).with_for_update(skip_locked=True)
     ids = select(picked.cte("picked").c.id)
     return update(Job).where(col(Job.id).in_(ids), pending).values(**values).returning(Job)
 
 
 def _as_claim(job: Job) -> Claim:
-    assert job.lease_token is not None
-    return Claim(job.job_id, job.lease_token, job.request, job.retry_count)
-
-
-# Places and paces
-
-
-def _ahead(job: Job) -> list[ColumnElement[bool]]:
-    """What goes before a job that waits, in disjoint parts."""
-    if job.not_before is None:
-        return [and_(claimable, tuple_(*CLAIM_ORDER) < _tuple(job.priority, job.queued_at, job.id))]
-    due = tuple_(col(Job.not_before), col(Job.id)) < _tuple(job.not_before, job.id)
-    return [claimable, and_(waiting, due)]
-
-
-def _ranked(paces: dict[str, Pace], wanted: Collection[str]) -> Any:
-    """Of the wanted jobs: id, position, and the seconds of the jobs before it that wait (null for the first)."""
-    seconds = case(
-        *(
-            (col(Job.model) == model, pace.per_job + pace.per_second * col(Job.duration))
-            for model, pace in paces.items()
-        ),
-        else_=0.0,
-    )
-    order = (case((col(Job.not_before).is_(None), 0), else_=1), col(Job.not_before), *CLAIM_ORDER)
-    place = func.row_number().over(order_by=order).label("place")
-    before = func.sum(seconds).over(order_by=order, rows=(None, -1)).label("before")
-    all_ = select(col(Job.job_id), place, before).where(pending).subquery()
-    return select(all_.c.job_id, all_.c.place, all_.c.before).where(all_.c.job_id.in_(wanted))
-
-
-def _tuple(*values: Any) -> Any:
-    return tuple_(*(literal(value, UTCDateTime() if isinstance(value, datetime) else None) for value in values))
-
-
-def _load(where: ColumnElement[bool], share: ColumnElement[float] | float) -> Select[str, int, float]:
-    """Jobs and seconds of audio to make, by model."""
-    return (
-        select(col(Job.model), func.count(), func.sum(col(Job.duration) * share)).where(where).group_by(col(Job.model))
-    )
-
-
-def _fit(points: list[tuple[float, float]]) -> Pace | None:
-    """Theil–Sen over (seconds of audio, seconds it took): medians, so that one slow job changes nothing."""
-    if not points:
-        return None
-    slopes = [(t2 - t1) / (d2 - d1) for (d1, t1), (d2, t2) in combinations(points, 2) if abs(d2 - d1) >= APART_S]
-    if not slopes:
-        return Pace(statistics.median(seconds / duration for duration, seconds in points), 0.0)
-    slope = max(0.0, statistics.median(slopes))
-    return Pace(slope, max(0.0, statistics.median(seconds - slope * duration for duration, seconds in points)))
+    assert job.lease_token is not None and job.started_at is not None
+    waited_s = None if job.retry_count else (job.started_at - job.queued_at).total_seconds()
+    return Claim(job.job_id, job.lease_token, job.request, job.retry_count, waited_s)

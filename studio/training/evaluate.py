@@ -16,7 +16,6 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from studio.engine.base import Failed, Finished
@@ -31,17 +30,12 @@ from studio.training.codec import log_mel_distance
 from studio.training.data import read_shards
 from studio.training.export import write_measurements
 from studio.training.judge import FIELDS, Judge, Listener, Truth, truth_of_prompt
+from studio.training.measures import SAMPLE_RATE, Audio, statistics
 from studio.training.place import Place
 
 log = logging.getLogger(__name__)
 
-Audio = npt.NDArray[np.float32]
-
-SAMPLE_RATE = 32_000
 OPUS_RATE = 48_000
-SILENT_DB = -60.0
-CLIPPED = 0.999
-FLATNESS_WINDOW = 2048  # samples
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class Evaluation:
     codec_pieces: int = 24  # held out, 10 s of each
     opus_kbits: tuple[int, ...] = (12, 16)
     judge_pieces: int = 600  # rendered with the other soundfont; a sixth is held out to judge the judge
-    soundfont: Path = Path("/usr/share/sounds/sf3/FluidR3Mono_GM.sf3")  # another than the training music's
+    soundfont: Path = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")  # another than the training music's
     slots: int = 8
     cfg_coef: float = 3.0
 
@@ -150,33 +144,6 @@ def adherence(judge: Listener, clips: Sequence[Audio], wanted: Sequence[Truth]) 
     return found
 
 
-def statistics(clips: Sequence[Audio]) -> dict[str, float]:
-    """Means over clips: level in dBFS, flatness, shares of silent tenths of a second and clipped samples."""
-    rows = [(level(clip), flatness(clip), silence(clip), float(np.mean(np.abs(clip) >= CLIPPED))) for clip in clips]
-    means = np.mean(rows, axis=0)
-    return dict(zip(("level_db", "flatness", "silent", "clipped"), (round(float(m), 4) for m in means), strict=True))
-
-
-def level(clip: Audio) -> float:
-    """RMS in dBFS."""
-    return float(20 * np.log10(np.sqrt(np.mean(np.square(clip))) + 1e-9))
-
-
-def flatness(clip: Audio) -> float:
-    """Geometric over arithmetic mean of the power spectrum, over time: 0 a tone, 1 noise."""
-    window = torch.hann_window(FLATNESS_WINDOW)
-    spectrum = torch.stft(torch.from_numpy(clip), FLATNESS_WINDOW, window=window, return_complex=True)
-    power = spectrum.abs().square() + 1e-10
-    return float((power.log().mean(0).exp() / power.mean(0)).mean())
-
-
-def silence(clip: Audio) -> float:
-    """Share of tenths of a second below SILENT_DB."""
-    block = SAMPLE_RATE // 10
-    blocks = clip[: len(clip) // block * block].reshape(-1, block)
-    return float(np.mean(np.square(blocks).mean(axis=1) < 10 ** (SILENT_DB / 10)))
-
-
 def table(found: dict[str, Any]) -> str:
     """The figures as the card shows them."""
     settings, codec, loss = found["settings"], found["codec_log_mel_distance"], found["loss"]
@@ -198,10 +165,13 @@ def table(found: dict[str, Any]) -> str:
             for name, row in found["adherence"].items()
         ),
         "",
-        "| | level, dBFS | flatness | silent | clipped |",
-        "|---|---|---|---|---|",
+        "Pulse: the onsets' autocorrelation at the beat, 0.09 for noise. Key: correlation with the best of 24.",
+        "",
+        "| | level, dBFS | flatness | silent | clipped | pulse | onsets a second | key |",
+        "|---|---|---|---|---|---|---|---|",
         *(
-            f"| {title} | {row['level_db']:.1f} | {row['flatness']:.4f} | {row['silent']:.1%} | {row['clipped']:.2%} |"
+            f"| {title} | {row['level_db']:.1f} | {row['flatness']:.4f} | {row['silent']:.1%} | {row['clipped']:.2%} "
+            f"| {row['pulse']:.2f} | {row['onsets']:.1f} | {row['key']:.2f} |"
             for title, row in (("generated", found["outputs"]), ("training music", found["training_music"]))
         ),
     ]

@@ -27,7 +27,9 @@ def export(recipe: Recipe, place: Place, assets: Path) -> int:
     codec = SpectralCodec.load(place.codec_export)
     pieces = WordPieces.load(place.text)
     assert model.config.codebooks == codec.config.codebooks
-    save_bundle(assets, recipe.bundle.version, model.config, model.state_dict(), model.conditioner, pieces, codec)
+    save_bundle(
+        assets, recipe.bundle.version, model.config, model.state_dict(), model.conditioner, model.time, pieces, codec
+    )
     for path in assets.iterdir():
         path.chmod(0o644)
     size = sum(path.stat().st_size for path in assets.glob("*.safetensors"))
@@ -52,7 +54,7 @@ def write_measurements(assets: Path, table: str) -> None:
 def describe(recipe: Recipe, place: Place, model: lm.LanguageModel, codec: SpectralCodec, size: int) -> str:
     """The card without its measurements."""
     c, run = model.config, _last_lines(place.lm / lm.JOURNAL)
-    decoder = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("conditioner."))
+    decoder = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(("conditioner.", "time.")))
     return CARD_TEXT.format(
         version=recipe.bundle.version,
         megabytes=f"{size / 1e6:.1f}",
@@ -105,9 +107,9 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
 
 ## What to expect
 General MIDI instruments, no voices, no recordings' sound. It knows the genres, instruments, moods and tempi of its
-composer, and words near to them. Version 0.1 trained for less than an hour and too short on whole pieces: it follows
-"drums" and "no drums", hears an instrument's kind, a genre and a tempo only now and then, and wanders after some
-seconds. How to make a better one is in `studio/training/mini.toml`.
+composer, and words near to them. How well is measured below: what a prompt asks for is heard more often than by chance,
+and far from always, and a beat is weaker than in the music it learned from. Its loss was still falling when training
+ended. How to make a better one is in `studio/training/mini.toml`.
 
 ## Licence
 The weights are CC0 1.0: do what you like. The table of word meanings derives from all-MiniLM-L6-v2 (Apache-2.0).

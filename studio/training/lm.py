@@ -13,8 +13,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from studio.engine.text import WordPieceConditioner, WordPieces
+from studio.engine.metre import BEATS, SIGNATURES, Metre
+from studio.engine.text import LAST_CHORD_S, TimeConditioner, WordPieceConditioner, WordPieces, gist
 from studio.engine.transformer import DecoderConfig
 from studio.training.captions import caption
 from studio.training.compose import Description
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 FRAME_RATE = 50  # code frames a second
 CHECKPOINT = "checkpoint.pt"
 JOURNAL = "log.jsonl"
+METRE_WEIGHT = 0.1  # of guessing tempo and signature from the prompt, beside the codes
+LONG = 256  # steps from which the fused attention pays on a CPU
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,23 @@ class LmTraining:
     muon_learning_rate: float = 4e-3  # of the layers' matrices
     weight_decay: float = 0.05
     clip: float = 1.0  # norm of the gradient
-    crop_frames: int = 100  # of most batches; short ones teach a step many prompts
-    crop_batch: int = 48
-    full_frames: int = 1500  # of the other ones: a whole piece
-    full_batch: int = 3
-    full_share: float = 0.25  # of the steps, once they have begun
-    full_after: float = 0.15  # of the minutes
-    from_start_share: float = 0.05  # of the crops begin where the piece begins; more, and openings are learned by heart
+    shapes: tuple[tuple[int, int, float], ...] = (  # frames and sequences of a batch, and its share of the steps:
+        (100, 48, 0.3),  # short crops teach a step many prompts,
+        (400, 12, 0.5),  # the usual request,
+        (1500, 3, 0.2),  # whole pieces
+    )
+    damaged_share: float = 0.5  # of the sequences are read with gaps, which must be filled from before and the prompt;
+    damage: float = 0.3  # of their frames at most; else a model this small copies the last frame for ever
+    damage_frames: int = 8  # of one gap
     reading_steps: int = 400  # of the conditioner alone, before everything else
     null_share: float = 0.12  # of the prompts are dropped, for classifier-free guidance
+    word_dropout: float = 0.25  # of the others' word pieces: a whole caption would name the piece, to be known by heart
     codebook_weights: tuple[float, ...] = (1.6, 1.0, 0.7, 0.7)
     start_weight: float = 6.0  # of a sequence's first frame; a prompt says most where no music has been heard yet
     start_fade_frames: float = 30.0  # in which that falls to 1, but for 1/e of what it exceeds it by
     ema_decay: float = 0.995
     held_out_pieces: int = 16
+    held_out_frames: int = 1500
     held_out_every_minutes: float = 5.0
     checkpoint_every_minutes: float = 3.0
     log_every: int = 20  # steps
@@ -77,7 +83,7 @@ class LmTraining:
     @property
     def decoder(self) -> DecoderConfig:
         """What the studio has to know of the shape."""
-        return DecoderConfig(dim=self.dim, heads=self.heads, layers=self.layers, ffn=self.ffn)
+        return DecoderConfig(dim=self.dim, heads=self.heads, layers=self.layers, ffn=self.ffn, summed=True)
 
 
 class LanguageModel(nn.Module):
@@ -91,14 +97,16 @@ class LanguageModel(nn.Module):
         self.out_norm = nn.LayerNorm(c.dim, eps=c.norm_eps)
         self.linears = nn.ModuleList(nn.Linear(c.dim, c.cardinality, bias=False) for _ in range(c.codebooks))
         self.conditioner = WordPieceConditioner(embedding_dim, c.dim)
+        self.time = TimeConditioner(c.dim)
         self._initialise()
 
-    def forward(self, sequence: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
-        """Delayed codes [B, K, S], conditions [B, L, dim] and their mask [B, L] to logits [B, S, K, N]."""
+    def forward(self, sequence: Tensor, condition: Tensor, mask: Tensor, summed: Tensor) -> Tensor:
+        """Delayed codes [B, K, S], conditions [B, L, dim] with their mask [B, L] and those of each step [B, S, dim] to
+        logits [B, S, K, N]."""
         assert sequence.ndim == 3, sequence.shape
         assert sequence.shape[1] == self.config.codebooks, sequence.shape
         x = torch.stack([table(codes) for table, codes in zip(self.emb, sequence.unbind(1), strict=True)]).sum(0)
-        x = x + positions(sequence.shape[2], self.config.dim, self.config.max_period, x.device).to(x.dtype)
+        x = x + positions(sequence.shape[2], self.config.dim, self.config.max_period, x.device).to(x.dtype) + summed
         x = self.out_norm(self.transformer(x, condition, mask))
         heads = torch.cat([head.weight for head in self.linears])  # type: ignore[misc]
         return F.linear(x, heads).view(*x.shape[:2], self.config.codebooks, self.config.cardinality)
@@ -106,7 +114,7 @@ class LanguageModel(nn.Module):
     def _initialise(self) -> None:
         """As MusicGen: gaussians cut at three deviations; outputs of residual branches are scaled down by depth."""
         for name, parameter in self.named_parameters():
-            if parameter.ndim != 2 or name.startswith("conditioner."):
+            if parameter.ndim != 2 or name.startswith(("conditioner.", "time.")):
                 continue
             deviation = parameter.shape[1] ** -0.5
             if name.endswith(("out_proj.weight", "linear2.weight")):
@@ -163,14 +171,17 @@ class Attention(nn.Module):
     def causal(self, x: Tensor) -> Tensor:
         """[B, S, dim], each position from itself and those before."""
         q, k, v = (self._split(part) for part in F.linear(x, self.in_proj_weight).chunk(3, dim=-1))
-        return self._merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        if q.is_cuda or q.shape[2] > LONG:
+            return self._merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        later = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).triu(1)
+        return self._merge(attend(q, k, v, later))
 
     def cross(self, x: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
         """[B, S, dim] from conditions [B, L, dim] where their mask [B, L] is True."""
         query, *rest = self.in_proj_weight.chunk(3)
         q = self._split(F.linear(x, query))
         k, v = (self._split(F.linear(condition, weight)) for weight in rest)
-        return self._merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :]))
+        return self._merge(attend(q, k, v, ~mask[:, None, None, :]))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # [B, H, S, dim / H]
@@ -178,6 +189,13 @@ class Attention(nn.Module):
     def _merge(self, x: Tensor) -> Tensor:
         merged: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))
         return merged
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+    """Attention [B, H, S, D] in plain products: on a CPU its gradient takes a quarter of the fused kernel's time."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    attended: Tensor = scores.masked_fill(hidden, -torch.inf).softmax(-1).to(v.dtype) @ v
+    return attended
 
 
 def positions(length: int, dim: int, max_period: float, device: torch.device) -> Tensor:
@@ -227,16 +245,25 @@ def start_weights(frames: int, config: LmTraining) -> Tensor:
 class Batch:
     """What one step learns from."""
 
-    codes: Tensor  # [B, K, T], int64
+    codes: Tensor  # [B, K, T], int64: what is to be predicted
+    heard: Tensor  # [B, K, T], int64: what is read, with gaps
     embeddings: Tensor  # [B, L, E]
     mask: Tensor  # [B, L]
+    clock: Tensor  # [B, T, CLOCK]
+    metre: Tensor  # [B, 2], int64: which of BEATS, which of SIGNATURES
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(self.codes.to(device), self.embeddings.to(device), self.mask.to(device))
+        return Batch(*(part.to(device) for part in self._parts()))
+
+    def rows(self, rows: slice) -> Batch:
+        return Batch(*(part[rows] for part in self._parts()))
 
     def without_prompts(self) -> Batch:
         """The null condition, which guidance starts from."""
-        return Batch(self.codes, self.embeddings, torch.zeros_like(self.mask))
+        return replace(self, mask=torch.zeros_like(self.mask))
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.codes, self.heard, self.embeddings, self.mask, self.clock, self.metre
 
 
 class CodedMusic:
@@ -267,22 +294,62 @@ class CodedMusic:
         """Random crops of `frames` with fresh captions, of which some are dropped."""
         rng = Random(f"{config.seed}/{step}")
         rows = [rng.randrange(len(self)) for _ in range(size)]
-        crops = [self._crop(row, frames, rng, config.from_start_share) for row in rows]
+        starts = [self._start(row, frames, rng) for row in rows]
+        crops = [self.codes[row][:, start : start + frames] for row, start in zip(rows, starts, strict=True)]
         embeddings, mask = self.word_pieces.embed([caption(self.descriptions[row], rng) for row in rows])
         dropped = torch.tensor([rng.random() < config.null_share for _ in rows])
-        return Batch(torch.from_numpy(np.stack(crops).astype(np.int64)), embeddings, mask & ~dropped[:, None])
+        mask = with_gaps(mask, rng, config.word_dropout)
+        codes = torch.from_numpy(np.stack(crops).astype(np.int64))
+        times = [self._time(row, start, rng) for row, start in zip(rows, starts, strict=True)]
+        return Batch(codes, damaged(codes, step, config), embeddings, mask & ~dropped[:, None], *_timed(times, frames))
 
     def first(self, size: int, frames: int) -> Batch:
         """The beginnings of the first pieces, each with one caption; the same every time."""
         rng = Random(0)
-        crops = np.stack([codes[:, :frames] for codes in self.codes[:size]]).astype(np.int64)
+        codes = torch.from_numpy(np.stack([codes[:, :frames] for codes in self.codes[:size]]).astype(np.int64))
         texts = [caption(description, rng) for description in self.descriptions[:size]]
-        return Batch(torch.from_numpy(crops), *self.word_pieces.embed(texts))
+        times = [description.time for description in self.descriptions[:size]]
+        return Batch(codes, codes, *self.word_pieces.embed(texts), *_timed(times, frames))
 
-    def _crop(self, row: int, frames: int, rng: Random, from_start: float) -> npt.NDArray[np.uint16]:
-        room = self.codes[row].shape[1] - frames
-        start = 0 if rng.random() < from_start else rng.randrange(room + 1)
-        return self.codes[row][:, start : start + frames]
+    def _start(self, row: int, frames: int, rng: Random) -> int:
+        """A bar line: music that is made begins with one."""
+        bar = self.descriptions[row].time.bar
+        return bar * rng.randrange((self.codes[row].shape[1] - frames) // bar + 1)
+
+    def _time(self, row: int, start: int, rng: Random) -> Metre:
+        """The piece's from `start` on; where it ends is told to every other."""
+        time = self.descriptions[row].time
+        if rng.random() < 0.5:
+            return time
+        end = time.ending_by(self.codes[row].shape[1], LAST_CHORD_S).end
+        assert end is not None
+        return replace(time, end=end - start)
+
+
+def _timed(times: Sequence[Metre], frames: int) -> tuple[Tensor, Tensor]:
+    """Clocks [B, T, CLOCK], and which beat and which signature [B, 2]."""
+    metres = [(BEATS.index(time.beat), list(SIGNATURES).index(time.signature)) for time in times]
+    return torch.from_numpy(np.stack([time.clock(frames) for time in times])), torch.tensor(metres)
+
+
+def with_gaps(mask: Tensor, rng: Random, share: float) -> Tensor:
+    """A mask [B, L] of word pieces without a `share` of each row's; a row that would lose all of them keeps them."""
+    kept = mask & torch.tensor([[rng.random() >= share for _ in row] for row in mask])
+    return torch.where(kept.any(dim=1, keepdim=True), kept, mask)
+
+
+def damaged(codes: Tensor, step: int, config: LmTraining) -> Tensor:
+    """Codes [B, K, T] of which some sequences have gaps: filled with special tokens or a neighbour's music."""
+    random = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    size, _, frames = codes.shape
+    share = config.damage * torch.rand(size, 1, generator=random)
+    share *= torch.rand(size, 1, generator=random) < config.damaged_share
+    begins = (torch.rand(size, frames, generator=random) < share / config.damage_frames).float()
+    ended = F.pad(begins, (config.damage_frames - 1, 0))  # a gap covers the frames after its beginning
+    gaps = F.max_pool1d(ended[:, None], config.damage_frames, stride=1) > 0  # [B, 1, T]
+    silent = torch.rand(size, 1, 1, generator=random) < 0.5
+    filling = torch.where(silent, torch.full_like(codes, config.decoder.cardinality), codes.roll(1, dims=0))
+    return torch.where(gaps, filling, codes)
 
 
 def _description(record: dict[str, Any]) -> Description:
@@ -292,12 +359,23 @@ def _description(record: dict[str, Any]) -> Description:
 
 def predict(model: nn.Module, batch: Batch, config: DecoderConfig, weights: Tensor | None = None) -> Tensor:
     """Losses of the codebooks [K] for a batch; a dropped prompt reads zeros that are attended, as at run time."""
-    read, predicted = delayed(batch.codes, config)
-    conditioner = model.conditioner
-    assert isinstance(conditioner, WordPieceConditioner)
-    condition = conditioner(batch.embeddings, batch.mask)
+    read, _ = delayed(batch.heard, config)
+    _, predicted = delayed(batch.codes, config)
+    condition = model.get_submodule("conditioner")(batch.embeddings, batch.mask)
     attended = batch.mask | ~batch.mask.any(dim=1, keepdim=True)
-    return codebook_losses(model(read, condition, attended), predicted, weights)
+    summed = model.get_submodule("time")(gist(condition, batch.mask), batch.clock)
+    return codebook_losses(model(read, condition, attended, summed), predicted, weights)
+
+
+def metre_loss(model: LanguageModel, batch: Batch) -> Tensor:
+    """Cross-entropy in nats of tempo and signature as the prompts that are there let them be guessed."""
+    there = batch.mask.any(dim=1)
+    mask = batch.mask[there]
+    meant = gist(model.conditioner(batch.embeddings[there], mask), mask)
+    beat, signature = batch.metre[there].unbind(1)
+    loss = F.cross_entropy(model.time.beat(meant), beat, reduction="sum")
+    loss = loss + F.cross_entropy(model.time.signature(meant), signature, reduction="sum")
+    return loss / max(1, len(beat))
 
 
 @dataclass
@@ -368,7 +446,7 @@ def train(config: LmTraining, codes_dir: Path, text_dir: Path, out_dir: Path) ->
     if state.step == 0:
         teach(state.model.conditioner, pieces, music.descriptions, config.reading_steps, config.seed)
         state.average.load_state_dict(state.model.state_dict())
-    judged = held_out.first(config.held_out_pieces, config.full_frames) if len(held_out) else None
+    judged = held_out.first(config.held_out_pieces, config.held_out_frames) if len(held_out) else None
     with Journal(out_dir / JOURNAL, config) as journal:
         _run(state, config, music, judged, journal, out_dir)
     return save(state, config, out_dir)
@@ -399,11 +477,9 @@ def _run(
 
 
 def shape_of_step(state: State, config: LmTraining) -> tuple[int, int]:
-    """Frames and size of the next batch: crops, and now and then whole pieces."""
-    begun = state.seconds >= 60 * config.minutes * config.full_after
-    if begun and Random(f"shape/{config.seed}/{state.step}").random() < config.full_share:
-        return config.full_frames, config.full_batch
-    return config.crop_frames, config.crop_batch
+    """Frames and sequences of the next batch."""
+    [shape] = Random(f"shape/{config.seed}/{state.step}").choices(config.shapes, [share for *_, share in config.shapes])
+    return shape[0], shape[1]
 
 
 def advance(state: State, model: Any, config: LmTraining, batch: Batch) -> Tensor:
@@ -411,8 +487,9 @@ def advance(state: State, model: Any, config: LmTraining, batch: Batch) -> Tenso
     frames = start_weights(batch.codes.shape[2], config).to(batch.codes.device)
     with autocast(batch.codes.device):
         losses = predict(model, batch, config.decoder, frames)
+        metre = metre_loss(state.model, batch)
     weights = losses.new_tensor(config.codebook_weights)
-    ((losses * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
+    ((losses * weights).sum() / weights.sum() + METRE_WEIGHT * metre).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
     rate = schedule(state.seconds / 60, config)
     for optimiser in state.optimisers:
@@ -458,8 +535,7 @@ def _judge(model: LanguageModel, batch: Batch) -> Tensor:
 
 def _parts(batch: Batch, size: int) -> Iterator[Batch]:
     for start in range(0, len(batch.codes), size):
-        rows = slice(start, start + size)
-        yield Batch(batch.codes[rows], batch.embeddings[rows], batch.mask[rows])
+        yield batch.rows(slice(start, start + size))
 
 
 class Every:
@@ -538,8 +614,9 @@ def save(state: State, config: LmTraining, out_dir: Path) -> Path:
 def trained(checkpoint: Path) -> LanguageModel:
     """The averaged model of a checkpoint."""
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    config = LmTraining(**{**stored["config"], "codebook_weights": tuple(stored["config"]["codebook_weights"])})
-    model = LanguageModel(config.decoder, stored["average"]["conditioner.output_proj.weight"].shape[1])
+    model = LanguageModel(
+        LmTraining(**stored["config"]).decoder, stored["average"]["conditioner.output_proj.weight"].shape[1]
+    )
     model.load_state_dict(stored["average"])
     return model.eval().requires_grad_(False)
 

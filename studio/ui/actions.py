@@ -1,4 +1,4 @@
-"""What the buttons of a job do: cancel, once more, again with a new seed."""
+"""What the buttons of a job do: cancel, to the front, once more, again with a new seed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from studio.errors import JobNotFound, StudioError
+from studio.errors import StudioError
 from studio.runtime import Studio
-from studio.schemas import GenerationRequest, JobView
+from studio.schemas import RECIPE_FIELDS, GenerationRequest, JobView
 from studio.ui.cards import escape
 from studio.ui.form import client_of, sentences
 from studio.ui.live import action
@@ -26,6 +26,8 @@ def job_actions(studio: Studio) -> Callable[..., Any]:
         try:
             if name == "cancel":
                 studio.cancel(job_id, force=True)
+            elif name == "front":
+                studio.to_front(job_id)
             elif name == "retry":
                 studio.retry(job_id, client_of(request, studio))
             elif name == "again":
@@ -45,15 +47,11 @@ def with_newest(mine: list[str] | None, job_id: str) -> list[str]:
 
 def found(studio: Studio, job_ids: list[str]) -> list[JobView]:
     """The jobs that (still) exist, in the given order. The ids come from a browser's store: they may be anything."""
-    jobs = []
-    for job_id in job_ids[:IDS_MAX]:
-        try:
-            jobs.append(studio.job(str(job_id)))
-        except JobNotFound:
-            continue
-    return jobs
+    wanted = [str(job_id) for job_id in job_ids[:IDS_MAX]]
+    jobs = {change.job.job_id: change.job for change in studio.changes(wanted)} if wanted else {}
+    return [jobs[job_id] for job_id in dict.fromkeys(wanted) if job_id in jobs]
 
 
 def _with_new_seed(job: JobView) -> GenerationRequest:
-    fields = {name: getattr(job, name) for name in GenerationRequest.model_fields}
+    fields = {name: getattr(job, name) for name in RECIPE_FIELDS}
     return GenerationRequest(**fields | {"seed": None})

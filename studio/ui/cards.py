@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import html
-import re
-import unicodedata
 from collections.abc import Iterable
 
+from studio.audio.files import track_name
 from studio.engine.catalog import ModelInfo
-from studio.schemas import JobPage, JobStatus, JobView, QueueStats, Step
+from studio.schemas import JobPage, JobStatus, JobView, QueueState, QueueStats, Step
 
 PIPELINE = [Step.QUEUED, Step.LOADING_MODEL, Step.ENCODING_PROMPT, Step.GENERATING, Step.SAVING, Step.COMPLETED]
 STATUS_WORDS = {
@@ -18,7 +17,6 @@ STATUS_WORDS = {
     JobStatus.FAILED: "Failed",
     JobStatus.CANCELLED: "Cancelled",
 }
-FILENAME_WORDS_MAX = 48  # characters
 _TEMPLATE_CHARS = str.maketrans({char: f"&#{ord(char)};" for char in "`$\\{}"})
 
 
@@ -46,14 +44,15 @@ def card(job: JobView) -> str:
     return (
         f'<article class="card{active}" data-key="{escape(job.job_id)}" data-status="{job.status}">'
         f'<header><p class="prompt-text" title="{escape(job.prompt)}">{escape(job.prompt)}</p>{pill(job)}</header>'
-        f"{_body(job)}{facts(job)}{actions(job)}</article>"
+        f"{body(job)}{facts(job)}{actions(job)}</article>"
     )
 
 
-def _body(job: JobView) -> str:
+def body(job: JobView) -> str:
+    """What the job shows of itself: its steps, its player, its reason."""
     match job.status:
         case JobStatus.PENDING | JobStatus.PROCESSING:
-            return stepper(job) + progress(job)
+            return stepper(job) + progress(job) + preview(job)
         case JobStatus.COMPLETED:
             return player(job)
         case JobStatus.FAILED:
@@ -77,16 +76,26 @@ def stepper(job: JobView) -> str:
 
 def progress(job: JobView) -> str:
     """The bar, and in words how far and how long."""
-    waiting = " waiting" if job.current_step is not Step.GENERATING and not job.progress else ""
+    unknown = job.status is JobStatus.PROCESSING and not job.progress
     return (
-        f'<div class="bar{waiting}" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent(job)}"><i style="width:{percent(job)}%"></i></div>'
+        f"{'' if job.status is JobStatus.PENDING else bar(job.progress, unknown=unknown)}"
         f'<div class="progress-text"><span>{_standing(job)}</span><span>{_time_left(job)}</span></div>'
+    )
+
+
+def bar(share: float, *, unknown: bool = False) -> str:
+    """A progress bar; `share` 0..1. One whose share is `unknown` breathes."""
+    done = round(100 * share)
+    return (
+        f'<div class="bar{" unknown" if unknown else ""}" role="progressbar" aria-label="Progress" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{done}"><i style="width:{done}%"></i></div>'
     )
 
 
 def _standing(job: JobView) -> str:
     if job.status is JobStatus.PENDING:
+        if job.after:
+            return f"Starts after {len(job.after)} other job{'s' * (len(job.after) > 1)}"
         place = "Next in the queue" if job.queue_position in (None, 1) else f"Number {job.queue_position} in the queue"
         failed = f", after {job.retry_count} failed attempt{'s' * (job.retry_count > 1)}" if job.retry_count else ""
         return place + failed
@@ -105,8 +114,17 @@ def player(job: JobView, *, compact: bool = False) -> str:
     """The audio, with its waveform unless `compact`."""
     length = job.metadata.duration if job.metadata else job.duration
     return (
-        f'<studio-player src="{escape(job.file_url)}" seconds="{length:.2f}"{" compact" if compact else ""}>'
-        "</studio-player>"
+        f'<studio-player data-key="player-{escape(job.job_id)}" src="{escape(job.file_url)}" '
+        f'seconds="{length:.2f}"{" compact" if compact else ""}></studio-player>'
+    )
+
+
+def preview(job: JobView) -> str:
+    """The audio while it is made: the same element becomes its `player`. It is not seen before there can be sound."""
+    soon = "" if job.current_step in (Step.GENERATING, Step.SAVING) else " soon"
+    return (
+        f'<studio-player data-key="player-{escape(job.job_id)}" stream="/api/v1/jobs/{escape(job.job_id)}/stream" '
+        f'seconds="{job.duration:.2f}"{soon}></studio-player>'
     )
 
 
@@ -134,26 +152,28 @@ def facts(job: JobView) -> str:
 def actions(job: JobView) -> str:
     """What can be done with the job."""
     buttons = {
-        JobStatus.PENDING: [_button("cancel", job, "Cancel", "stop")],
-        JobStatus.PROCESSING: [_button("cancel", job, "Cancel", "stop")],
-        JobStatus.COMPLETED: [download(job), _button("again", job, "Again with a new seed"), _reuse(job)],
-        JobStatus.FAILED: [_button("retry", job, "Try again"), _reuse(job)],
-        JobStatus.CANCELLED: [_button("retry", job, "Try again"), _reuse(job)],
+        JobStatus.PENDING: [button("cancel", job, "Cancel", "stop")],
+        JobStatus.PROCESSING: [button("cancel", job, "Cancel", "stop")],
+        JobStatus.COMPLETED: [download(job), button("again", job, "Again with a new seed"), reuse(job)],
+        JobStatus.FAILED: [button("retry", job, "Try again"), reuse(job)],
+        JobStatus.CANCELLED: [button("retry", job, "Try again"), reuse(job)],
     }[job.status]
-    link = f'<a class="end" href="?job={escape(job.job_id)}" title="A link to this music">{moment(job)}</a>'
-    return f'<div class="actions">{"".join(buttons)}{link}</div>'
+    details = f'data-do="open" data-what="{escape(job.job_id)}" title="Details">{moment(job)}'
+    return f'<div class="actions">{"".join(buttons)}<button type="button" class="end plain" {details}</button></div>'
 
 
 def download(job: JobView) -> str:
     """A link that saves the audio under a name that a person can find again."""
-    return f'<a href="{escape(job.file_url)}" download="{escape(filename(job))}">Download</a>'
+    return f'<a href="{escape(job.file_url)}" download="{escape(track_name(job.prompt, job.seed))}">Download</a>'
 
 
-def _button(action: str, job: JobView, words: str, css: str = "") -> str:
+def button(action: str, job: JobView, words: str, css: str = "") -> str:
+    """A button that does something with the job."""
     return f'<button type="button" class="{css}" data-do="{action}" data-what="{escape(job.job_id)}">{words}</button>'
 
 
-def _reuse(job: JobView) -> str:
+def reuse(job: JobView) -> str:
+    """A button that takes the job's prompt into the box."""
     target = f'data-into="#prompt textarea" data-insert="{escape(job.prompt)}"'
     return f'<button type="button" {target}>Edit the prompt</button>'
 
@@ -166,21 +186,27 @@ def moment(job: JobView) -> str:
 # Rows: batch and queue
 
 
-def rows(jobs: Iterable[JobView]) -> str:
+def rows(jobs: Iterable[JobView], title: str = "") -> str:
     """The jobs as a table's rows."""
-    return f'<div class="jobs" role="list">{"".join(map(row, jobs))}</div>'
+    head = f'<h2 class="section" data-key="head-{title}">{title}</h2>' if title else ""
+    return f'{head}<div class="jobs" role="list" data-key="jobs-{title}">{"".join(map(row, jobs))}</div>'
 
 
 def row(job: JobView) -> str:
     """One job on one line (on several where the screen is small)."""
     return (
         f'<div class="job" role="listitem" data-key="{escape(job.job_id)}" data-status="{job.status}">'
-        f'<div><p class="prompt-text" title="{escape(job.prompt)}">{escape(job.prompt)}</p>'
+        f'<div><button type="button" class="plain open" data-do="open" data-what="{escape(job.job_id)}">'
+        f'<span class="prompt-text" title="{escape(job.prompt)}">{escape(job.prompt)}</span></button>'
         f'<p class="facts"><span>{moment(job)}</span><span>{seconds(job.duration)}</span>'
-        f"<span>{escape(job.model)}</span><span>seed {job.seed}</span></p></div>"
+        f'<span>{escape(job.model)}</span><span class="seed">seed {job.seed}</span>{_urgency(job)}</p></div>'
         f'<div>{pill(job)}</div><div class="middle">{_middle(job)}</div>'
-        f'<div class="actions">{_row_action(job)}</div></div>'
+        f'<div class="actions">{_row_actions(job)}</div></div>'
     )
+
+
+def _urgency(job: JobView) -> str:
+    return f"<span>priority {job.priority:+}</span>" if job.priority else ""
 
 
 def _middle(job: JobView) -> str:
@@ -195,31 +221,62 @@ def _middle(job: JobView) -> str:
             return ""
 
 
-def _row_action(job: JobView) -> str:
+def _row_actions(job: JobView) -> str:
     match job.status:
         case JobStatus.PENDING:
-            return _button("cancel", job, "Cancel", "stop")
+            first = "" if job.queue_position == 1 or job.after else button("front", job, "To the front")
+            return first + button("cancel", job, "Cancel", "stop")
         case JobStatus.PROCESSING:
-            return _button("cancel", job, "Stop", "stop")
+            return button("cancel", job, "Stop", "stop")
         case JobStatus.COMPLETED:
             return download(job)
         case JobStatus.FAILED | JobStatus.CANCELLED:
-            return _button("retry", job, "Try again")
+            return button("retry", job, "Try again")
 
 
 def pager(page: JobPage) -> str:
-    """Where in the list, and the way to the neighbours; nothing when all is on one page."""
+    """Where in the list, and the way to the neighbours and the ends; nothing when all is on one page."""
     pages = max(1, -(-page.total // page.page_size))
     if pages == 1:
         return ""
+    back, on = page.page > 1, page.page < pages
     return (
-        f'<div class="pager">{_turn("Newer", page.page - 1, page.page > 1)}'
-        f"<span>Page {page.page} of {pages}</span>{_turn('Older', page.page + 1, page.page < pages)}</div>"
+        f'<div class="pager">{_turn("First", 1, back)}{_turn("Newer", page.page - 1, back)}'
+        f"<span>Page {page.page:,} of {pages:,}</span>"
+        f"{_turn('Older', page.page + 1, on)}{_turn('Last', pages, on)}</div>"
     )
 
 
 def _turn(words: str, number: int, possible: bool) -> str:
-    return f'<button data-do="page" data-what="{number}"{"" if possible else " disabled"}>{words}</button>'
+    return (
+        f'<button type="button" data-do="page" data-what="{number}"{"" if possible else " disabled"}>{words}</button>'
+    )
+
+
+def queue_state(state: QueueState) -> str:
+    """Whether jobs are started, and the switch."""
+    if not state.paused:
+        return (
+            '<div class="queue-state"><span>Jobs start as soon as there is room.</span><div class="actions">'
+            '<button type="button" data-do="pause" data-what="">Pause the queue</button></div></div>'
+        )
+    since = f' since <studio-time at="{state.paused_at.isoformat()}"></studio-time>' if state.paused_at else ""
+    return (
+        f'<div class="queue-state paused"><span><b>The queue is paused</b>{since}. What is being made goes on; nothing '
+        'new starts.</span><div class="actions"><button type="button" data-do="resume" data-what="">Resume</button>'
+        "</div></div>"
+    )
+
+
+def paused(state: QueueState) -> str:
+    """A note for those who wait; nothing while the queue runs."""
+    return '<p class="paused-note">The queue is paused: nothing new starts.</p>' if state.paused else ""
+
+
+def nothing(status: JobStatus | None, search: str | None) -> str:
+    """An empty list, and why."""
+    words = f"Nothing matches “{escape(search)}”." if search else NOTHING[status]
+    return f'<div class="empty"><p>{words}</p></div>'
 
 
 def figures(stats: QueueStats) -> str:
@@ -246,6 +303,14 @@ def problems(sentences: Iterable[str]) -> str:
         return ""
     text = items[0] if len(items) == 1 else f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
     return f'<div class="problem" role="alert">{text}</div>'
+
+
+def limited(retry_after_s: int, before: str = "") -> str:
+    """Too many requests: when to try again, counting down. What was typed stays where it is."""
+    return (
+        f'<div class="problem" role="alert">{escape(before)}Too many requests: '
+        f'<studio-countdown seconds="{retry_after_s}">try again in {retry_after_s} s.</studio-countdown></div>'
+    )
 
 
 def model_note(info: ModelInfo | None) -> str:
@@ -297,13 +362,6 @@ def seconds(value: float | None, *, exact: bool = True) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def filename(job: JobView) -> str:
-    """Words of the prompt and the seed: `sad-piano-seed-42.wav`."""
-    ascii_words = unicodedata.normalize("NFKD", job.prompt).encode("ascii", "ignore").decode().lower()
-    words = re.sub(r"[^a-z0-9]+", "-", ascii_words).strip("-")[:FILENAME_WORDS_MAX].rstrip("-") or "music"
-    return f"{words}-seed-{job.seed}.{job.metadata.format if job.metadata else 'wav'}"
-
-
 def _bytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
 
@@ -320,7 +378,14 @@ MASTHEAD = (
     'stroke-width="2"/><path d="M12 3a9 9 0 0 1 0 18z" fill="currentColor"/></svg></button></div>'
 )
 KEYS = '<div class="note keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, also while music is being made</div>'
-NOTHING = '<div class="empty"><p>Nothing here.</p></div>'
+NOTHING: dict[JobStatus | None, str] = {
+    None: "No jobs yet. What anybody asks for appears here.",
+    JobStatus.PENDING: "Nothing waits.",
+    JobStatus.PROCESSING: "Nothing is being made.",
+    JobStatus.COMPLETED: "Nothing is completed yet.",
+    JobStatus.FAILED: "Nothing has failed.",
+    JobStatus.CANCELLED: "Nothing was cancelled.",
+}
 EMPTY = (
     '<div class="empty" data-title="Studio"><svg viewBox="0 0 96 40" aria-hidden="true">'
     '<path d="M4 18v4M16 12v16M28 4v32M40 14v12M52 8v24M64 16v8M76 10v20M88 17v6" stroke="currentColor" '

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
 from typing import Any
 
 import annotated_types
@@ -12,7 +13,9 @@ from pydantic import ValidationError
 from studio.api.security import client_of_request
 from studio.errors import InvalidRequest, RateLimited, StudioError
 from studio.runtime import Studio
-from studio.schemas import GenerationRequest, describe
+from studio.schemas import AFTER_MAX, URL_MAX, GenerationRequest, describe
+from studio.settings import ENV_PREFIX
+from studio.sheet import names
 from studio.ui import cards
 from studio.ui.live import QUIET
 
@@ -25,6 +28,10 @@ LABELS = {
     "cfg_coef": "Guidance (cfg_coef)",
     "seed": "Seed",
     "model": "Model",
+    "priority": "Priority",
+    "after": "Starts after",
+    "webhook_url": "Webhook",
+    "variations": "Takes",
 }
 
 
@@ -38,36 +45,45 @@ class Controls:
     top_k: gr.Slider
     top_p: gr.Slider
     cfg_coef: gr.Slider
-    seed: gr.Number
+    seed: gr.Textbox
+    priority: gr.Slider
+    after: gr.Textbox
+    webhook_url: gr.Textbox
 
     @property
     def all(self) -> list[Any]:
-        return [self.model, self.duration, self.temperature, self.top_k, self.top_p, self.cfg_coef, self.seed]
+        return [getattr(self, field.name) for field in fields(self)]
 
 
-def controls(studio: Studio, *, seed_info: str = "") -> Controls:
-    """Model and duration, and below them an accordion with every sampling control."""
+def controls(studio: Studio, *, folded: bool = True) -> Controls:
+    """Model and duration, and below them, `folded` in an accordion, every other control."""
     model = _model(studio)
     note = gr.HTML(cards.model_note(_info(studio, studio.settings.model_name)), apply_default_css=False)
     duration = _slider("duration", 1)
     model.change(lambda name: cards.model_note(_info(studio, name)), model, note, **QUIET)
-    with gr.Accordion("Sampling", open=False, elem_classes=["sampling"]):
+    more = "Sampling, seed, order, webhook"
+    with gr.Accordion(more, open=False, elem_classes=["sampling"]) if folded else nullcontext():
         cfg_coef, temperature = _slider("cfg_coef", 0.1), _slider("temperature", 0.05)
         top_k, top_p = _slider("top_k", 1), _slider("top_p", 0.01)
-        seed = gr.Number(
-            None, label=LABELS["seed"], info=f"{_field('seed').description} {seed_info}".strip(),
-            placeholder="random", precision=0,
-        )  # fmt: skip
-    return Controls(model, duration, temperature, top_k, top_p, cfg_coef, seed)
+        seed = _line("seed", "random", 20)  # a gr.Number that says nothing says 0 once it has been seen
+        priority = _slider("priority", 1)
+        after = _line("after", "gen_…", AFTER_MAX * 41)
+        webhook = _webhook(studio)
+    return Controls(model, duration, temperature, top_k, top_p, cfg_coef, seed, priority, after, webhook)
 
 
 def request_of(prompt: str, *values: Any) -> GenerationRequest:
     """The request that the form's values make. Raises pydantic's ValidationError."""
-    model, duration, temperature, top_k, top_p, cfg_coef, seed = values
-    return GenerationRequest(
-        prompt=prompt, model=model or None, duration=duration, temperature=temperature,
-        top_k=top_k, top_p=top_p, cfg_coef=cfg_coef, seed=seed,
-    )  # fmt: skip
+    return GenerationRequest(prompt=prompt, **values_of(*values))
+
+
+def values_of(*values: Any) -> dict[str, Any]:
+    """The form's values by field of a request; one that says nothing is left out."""
+    given = dict(zip((field.name for field in fields(Controls)), values, strict=True))
+    seed = "" if given["seed"] is None else str(given["seed"]).strip()
+    given["seed"] = int(seed) if seed.isdecimal() else seed
+    given["after"] = names(given["after"] or "")
+    return {name: value for name, value in given.items() if value not in (None, "", [])}
 
 
 def sentences(error: ValidationError | StudioError) -> list[str]:
@@ -77,12 +93,14 @@ def sentences(error: ValidationError | StudioError) -> list[str]:
     if isinstance(error, InvalidRequest):
         return [_sentence(error.field, error.reason)]
     if isinstance(error, RateLimited):
-        return [f"Too many requests: please wait {error.retry_after_s} s, then try again."]
+        return [f"Too many requests: try again in {error.retry_after_s} s."]
     return [str(error)]
 
 
 def problems(error: ValidationError | StudioError) -> tuple[str, str]:
     """What is wrong as HTML: what belongs under the prompt, and what belongs under the other controls."""
+    if isinstance(error, RateLimited):
+        return "", cards.limited(error.retry_after_s)
     said = sentences(error)
     at_prompt = [sentence for sentence in said if sentence.startswith(LABELS["prompt"])]
     return cards.problems(at_prompt), cards.problems(sentence for sentence in said if sentence not in at_prompt)
@@ -94,7 +112,7 @@ def client_of(request: gr.Request, studio: Studio) -> str:
 
 
 def _sentence(field: str, message: str) -> str:
-    return f"{LABELS.get(field, field)}: {message}."
+    return f"{LABELS.get(field.partition('.')[0], field)}: {message.rstrip('.')}."
 
 
 def _field(name: str) -> Any:
@@ -106,6 +124,19 @@ def _slider(name: str, step: float) -> gr.Slider:
     low = next(limit.ge for limit in field.metadata if isinstance(limit, annotated_types.Ge))
     high = next(limit.le for limit in field.metadata if isinstance(limit, annotated_types.Le))
     return gr.Slider(low, high, value=field.default, step=step, label=LABELS[name], info=field.description)
+
+
+def _line(name: str, placeholder: str, max_length: int, **more: Any) -> gr.Textbox:
+    return gr.Textbox(
+        label=LABELS[name], info=_field(name).description, placeholder=placeholder, max_lines=1, max_length=max_length,
+        **more,
+    )  # fmt: skip
+
+
+def _webhook(studio: Studio) -> gr.Textbox:
+    possible = studio.settings.webhook_secret is not None
+    hint = "https://…" if possible else f"needs {ENV_PREFIX}WEBHOOK_SECRET"
+    return _line("webhook_url", hint, URL_MAX, interactive=possible)
 
 
 def _model(studio: Studio) -> gr.Dropdown:

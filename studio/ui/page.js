@@ -1,14 +1,20 @@
-// What the page needs beyond Gradio: patching live lists without stopping a player, the player itself, keys.
+// What the page needs beyond Gradio: patching live lists without stopping a player, moments, keys.
 // Text from outside only ever arrives as HTML that studio/ui/cards.py has escaped.
 (() => {
   if (window.studio) return;
+
+  let closed; // the job whose drawer was closed last: the keyboard goes back there
 
   // Live HTML. Children with data-key keep their element while they stay in the list, so a player goes on playing.
 
   function patch(root, html) {
     const template = document.createElement("template");
     template.innerHTML = html;
+    const drawer = root.querySelector(".drawer");
     morph(root, template.content);
+    const open = root.querySelector(".drawer");
+    if (open && open.dataset.job === closed) open.classList.add("closing"); // an answer that was under way
+    else if (open && !drawer) open.querySelector(".close").focus({ preventScroll: true });
     const title = root.querySelector("[data-title]")?.dataset.title;
     if (title !== undefined) document.title = title;
   }
@@ -48,146 +54,47 @@
     }
     const isOwn = node.localName.includes("-");
     if (isOwn) {
+      if (node.become?.(wanted)) return node;
       if ([...wanted.attributes].every(({ name, value }) => node.getAttribute(name) === value)) return node;
       node.replaceWith(wanted);
       return wanted;
     }
-    for (const { name } of [...node.attributes]) if (!wanted.hasAttribute(name)) node.removeAttribute(name);
+    for (const { name } of [...node.attributes])
+      if (!wanted.hasAttribute(name) && name !== "open") node.removeAttribute(name); // what a person opened stays open
     for (const { name, value } of wanted.attributes)
       if (node.getAttribute(name) !== value) node.setAttribute(name, value);
     morph(node, wanted);
     return node;
   }
 
-  // The player: a button, the waveform as a slider, the time.
+  // The pulse asks what has changed: often while something does, seldom when nothing does, or nobody looks.
 
-  const BAR_PX = 4;
-  const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
-  const decoded = new Map(); // url -> promise of samples
+  const QUICK_MS = 500;
+  const CALM_MS = 2500;
+  const HIDDEN_MS = [5000, 20000]; // while something changes (the title tells how far it is), and else
+  const CALM_AFTER_MS = 8000;
 
-  function samplesOf(url) {
-    if (!decoded.has(url)) {
-      const context = new OfflineAudioContext(1, 1, 22050);
-      const samples = fetch(url)
-        .then((answer) => (answer.ok ? answer.arrayBuffer() : Promise.reject(answer.status)))
-        .then((bytes) => context.decodeAudioData(bytes))
-        .then((audio) => audio.getChannelData(0));
-      samples.catch(() => decoded.delete(url));
-      decoded.set(url, samples);
-      if (decoded.size > 24) decoded.delete(decoded.keys().next().value);
-    }
-    return decoded.get(url);
-  }
-
-  function barsOf(samples, count) {
-    const width = Math.max(1, Math.floor(samples.length / count));
-    const bars = Array.from({ length: count }, (_, bar) => {
-      let sum = 0;
-      const end = Math.min(samples.length, (bar + 1) * width);
-      for (let i = bar * width; i < end; i += 4) sum += samples[i] * samples[i];
-      return Math.sqrt((4 * sum) / width);
-    });
-    const loudest = Math.max(...bars, 1e-6);
-    return bars.map((bar) => bar / loudest);
-  }
-
-  function maskOf(bars) {
-    const path = bars.map((bar, i) => {
-      const half = 1 + 20 * bar;
-      return `M${i * BAR_PX + 2} ${22 - half}v${2 * half}`;
-    });
-    const svg =
-      `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${bars.length * BAR_PX} 44" preserveAspectRatio="none">` +
-      `<path d="${path.join("")}" stroke="#000" stroke-width="2.4" stroke-linecap="round"/></svg>`;
-    return `url("data:image/svg+xml,${encodeURIComponent(svg)}")`;
-  }
-
-  class Player extends HTMLElement {
-    connectedCallback() {
-      if (this.audio) return;
-      this.innerHTML =
-        '<button type="button" class="play"></button><div class="wave" role="slider" tabindex="0" ' +
-        'aria-label="Position" aria-valuemin="0"></div><span class="clock"></span><audio></audio>';
-      [this.button, this.wave, this.clock, this.audio] = this.children;
-      this.seconds = Number(this.getAttribute("seconds"));
-      this.wave.setAttribute("aria-valuemax", this.seconds);
-      this.audio.preload = this.hasAttribute("compact") ? "none" : "metadata";
-      this.audio.src = this.getAttribute("src");
-      this.listen();
-      this.show();
-      if (this.hasAttribute("compact")) return;
-      new IntersectionObserver((seen, watcher) => {
-        if (!seen.some((entry) => entry.isIntersecting)) return;
-        watcher.disconnect();
-        this.draw();
-      }).observe(this);
-    }
-
-    listen() {
-      this.button.addEventListener("click", () => this.toggle());
-      for (const event of ["play", "pause", "ended", "seeked", "timeupdate"])
-        this.audio.addEventListener(event, () => this.show());
-      this.audio.addEventListener("play", () => this.follow());
-      this.audio.addEventListener("play", () => this.draw(), { once: true });
-      this.audio.addEventListener("error", () => this.wave.classList.add("missing"));
-      this.audio.addEventListener("durationchange", () => (this.seconds = this.audio.duration || this.seconds));
-      this.wave.addEventListener("pointerdown", (event) => {
-        this.wave.setPointerCapture(event.pointerId);
-        this.seek(event);
-      });
-      this.wave.addEventListener("pointermove", (event) => event.buttons && this.seek(event));
-      this.wave.addEventListener("keydown", (event) => this.key(event));
-    }
-
-    toggle() {
-      if (!this.audio.paused) return this.audio.pause();
-      document.querySelectorAll("studio-player audio").forEach((other) => other.pause());
-      return this.audio.play().catch(() => {});
-    }
-
-    seek(event) {
-      const box = this.wave.getBoundingClientRect();
-      this.jump(((event.clientX - box.left) / box.width) * this.seconds);
-    }
-
-    jump(seconds) {
-      this.audio.currentTime = Math.min(Math.max(seconds, 0), this.seconds);
-      this.show();
-    }
-
-    key(event) {
-      const at = this.audio.currentTime;
-      const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: this.seconds }[event.key];
-      if (to !== undefined) this.jump(to);
-      else if (event.key === " " || event.key === "Enter") this.toggle();
-      else return;
-      event.preventDefault();
-    }
-
-    follow() {
-      this.show();
-      if (!this.audio.paused && this.isConnected) requestAnimationFrame(() => this.follow());
-    }
-
-    show() {
-      const { currentTime, paused } = this.audio;
-      this.button.classList.toggle("playing", !paused);
-      this.button.ariaLabel = paused ? "Play" : "Pause";
-      this.wave.style.setProperty("--played", `${(100 * currentTime) / this.seconds}%`);
-      this.wave.setAttribute("aria-valuenow", currentTime.toFixed(1));
-      this.clock.textContent = currentTime ? `${clock(currentTime)} / ${clock(this.seconds)}` : clock(this.seconds);
-    }
-
-    async draw() {
-      try {
-        const samples = await samplesOf(this.getAttribute("src"));
-        const count = Math.max(24, Math.floor(this.wave.clientWidth / BAR_PX));
-        this.wave.style.setProperty("--bars", maskOf(barsOf(samples, count)));
-        this.wave.classList.add("drawn");
-      } catch {
-        this.wave.classList.add("missing");
-      }
-    }
+  function pulse(trigger, onChange) {
+    let lively = performance.now();
+    let timer;
+    const pause = () => {
+      const calm = performance.now() - lively > CALM_AFTER_MS;
+      return document.hidden ? HIDDEN_MS[+calm] : calm ? CALM_MS : QUICK_MS;
+    };
+    const beat = () => {
+      trigger("click");
+      timer = setTimeout(beat, pause());
+    };
+    const wake = () => {
+      const dozing = pause() > QUICK_MS;
+      lively = performance.now();
+      if (!dozing || document.hidden) return;
+      clearTimeout(timer);
+      beat();
+    };
+    onChange(() => (lively = performance.now()));
+    for (const event of ["visibilitychange", "pointerdown", "keydown"]) document.addEventListener(event, wake);
+    beat();
   }
 
   // A moment in the reader's own time zone.
@@ -197,29 +104,126 @@
       const at = new Date(this.getAttribute("at"));
       const today = at.toDateString() === new Date().toDateString();
       const day = today ? {} : { day: "numeric", month: "short" };
-      this.textContent = at.toLocaleString([], { ...day, hour: "2-digit", minute: "2-digit" });
+      const second = this.hasAttribute("exact") ? { second: "2-digit" } : {};
+      this.textContent = at.toLocaleString([], { ...day, hour: "2-digit", minute: "2-digit", ...second });
       this.title = at.toLocaleString();
+    }
+  }
+
+  // How long until one may try again, counting down.
+
+  class Countdown extends HTMLElement {
+    connectedCallback() {
+      this.role = "timer";
+      this.until = performance.now() + 1000 * Number(this.getAttribute("seconds"));
+      this.tick();
+    }
+
+    tick() {
+      if (!this.isConnected) return;
+      const left = Math.ceil((this.until - performance.now()) / 1000);
+      this.textContent = left > 0 ? `try again in ${left} s.` : "try again now.";
+      if (left > 0) setTimeout(() => this.tick(), 250);
     }
   }
 
   // Keys and clicks that need no server.
 
+  const WRITING = "input:not([type=radio]):not([type=checkbox]), textarea, select, [contenteditable]";
+
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-    const tab = event.target.closest?.("[role=tabpanel]");
-    const button = tab?.querySelector("button.go");
-    if (!button) return;
-    event.preventDefault();
-    button.click();
+    if (event.isComposing || event.altKey) return;
+    const { key, target } = event;
+    const done =
+      event.ctrlKey || event.metaKey
+        ? key === "Enter" && generate(target)
+        : key === "Escape"
+          ? closeDrawer()
+          : !target.closest?.(WRITING) && (key === "/" ? search() : step(key, target));
+    if (done) event.preventDefault();
   });
+
+  function generate(target) {
+    const panel = target.closest?.("[role=tabpanel]");
+    const button = panel?.querySelector("button.go");
+    panel?.querySelector(".sheet")?.studioSheet.tell();
+    setTimeout(() => button?.click()); // after what has been typed is known
+    return Boolean(button);
+  }
+
+  function search() {
+    const panel = [...document.querySelectorAll("[role=tabpanel]")].find((each) => each.offsetParent);
+    const box = panel?.querySelector("#search input, #search textarea, #prompt textarea, .sheet textarea");
+    box?.focus();
+    box?.select();
+    return Boolean(box);
+  }
+
+  // Up and down go from job to job; an open drawer follows.
+  function step(key, target) {
+    const by = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1 }[key];
+    if (!by || !target.closest?.(".job") || target.closest("studio-player")) return false;
+    const jobs = [...document.querySelectorAll("[role=tabpanel] .job")].filter((job) => job.offsetParent);
+    const next = jobs[jobs.indexOf(target.closest(".job")) + by]?.querySelector(".open");
+    next?.focus();
+    if (next && document.querySelector(".drawer")) next.click();
+    return Boolean(next);
+  }
+
+  function closeDrawer() {
+    const button = document.querySelector(".drawer:not(.closing) .close");
+    button?.click();
+    return Boolean(button);
+  }
 
   document.addEventListener("click", (event) => {
-    const source = event.target.closest?.("[data-insert]");
-    if (source) type(document.querySelector(source.dataset.into), source.dataset.insert);
-    if (event.target.closest?.("#theme-switch")) setDark(!document.body.classList.contains("dark"));
+    const at = (selector) => event.target.closest?.(selector);
+    const source = at("[data-insert]");
+    if (source) type(source.dataset.into, source.dataset.insert);
+    if (at("[data-copy]")) copy(at("[data-copy]"));
+    if (at("#theme-switch")) setDark(!document.body.classList.contains("dark"));
+    if (at("[data-do=open]")) closed = undefined;
+    if (at(".drawer .close")) {
+      closed = at(".drawer").dataset.job;
+      at(".drawer").classList.add("closing"); // at once; the server hears of it
+      const openers = [...document.querySelectorAll(`[data-do=open][data-what="${CSS.escape(closed)}"]`)];
+      openers.find((each) => each.offsetParent)?.focus({ preventScroll: true });
+    }
+    if (at("[role=tab]")) history.replaceState(null, "", `#${at("[role=tab]").textContent.trim().toLowerCase()}`);
   });
 
-  function type(box, text) {
+  async function copy(button) {
+    const text = button.dataset.copy.replaceAll("{origin}", location.origin);
+    const words = button.textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      copyOldWay(text); // a page without TLS has no clipboard
+    }
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = words), 1500);
+  }
+
+  function copyOldWay(text) {
+    const box = document.body.appendChild(Object.assign(document.createElement("textarea"), { value: text }));
+    box.select();
+    document.execCommand("copy");
+    box.remove();
+  }
+
+  // A reload comes back to the tab that was open.
+  function openTab(tries = 100) {
+    const name = location.hash.slice(1);
+    if (!name) return;
+    const tab = [...document.querySelectorAll("[role=tab]")].find((each) => each.textContent.trim().toLowerCase() === name);
+    if (tab) tab.click();
+    else if (tries) setTimeout(() => openTab(tries - 1), 50);
+  }
+
+  function type(into, text) {
+    const box = document.querySelector(into);
+    const panel = box.closest("[role=tabpanel]");
+    if (!box.offsetParent) document.getElementById(panel?.getAttribute("aria-labelledby"))?.click();
     box.focus();
     box.select();
     document.execCommand("insertText", false, text); // unlike an assignment this can be undone with Ctrl+Z
@@ -247,9 +251,11 @@
 
   if (new URLSearchParams(location.search).get("view") === "api") openDocumentation();
 
-  customElements.define("studio-player", Player);
   customElements.define("studio-time", Moment);
+  customElements.define("studio-countdown", Countdown);
   applyTheme();
   new MutationObserver(applyTheme).observe(document.body, { attributeFilter: ["class"] });
-  window.studio = { patch };
+  openTab();
+  addEventListener("hashchange", () => openTab());
+  window.studio = { patch, pulse };
 })();

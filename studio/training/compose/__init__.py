@@ -8,8 +8,10 @@ Plans come from `plan`, bars from `form`, notes from `parts`; here steps become 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 
+from studio.engine.metre import FRAME_S
 from studio.training.compose.form import Bar, lay_out
 from studio.training.compose.instruments import INSTRUMENTS, KITS
 from studio.training.compose.parts import Event, bass, comp, counter, drums, lead, pad
@@ -68,21 +70,36 @@ def _track(plan: Plan, bars: Sequence[Bar], role: str, seconds: float, rng: Rand
     )
 
 
+@dataclass(frozen=True)
+class Feel:
+    """How a player departs from the score at one place of the bar, and again there in every bar."""
+
+    late: int  # frames
+    velocity: float
+
+
 def _perform(plan: Plan, events: Sequence[Event], seconds: float, rng: Random) -> tuple[Note, ...]:
-    """Steps to seconds, with swing, human timing, and dynamics that rise through each phrase."""
-    notes = [_note(plan, event, seconds, rng) for event in events]
+    """Steps to seconds, with swing, a player's feel, and dynamics that rise through each phrase."""
+    places = sorted({event.step % plan.bar_steps for event in events})
+    feel = {place: _feel(plan, rng) for place in places}
+    notes = [_note(plan, event, feel[event.step % plan.bar_steps], seconds) for event in events]
     return tuple(sorted((note for note in notes if note.duration > 0), key=lambda note: (note.start, note.pitch)))
 
 
-def _note(plan: Plan, event: Event, seconds: float, rng: Random) -> Note:
-    late = rng.gauss(0.0, plan.genre.jitter_s) if plan.genre.jitter_s else 0.0
-    start = max(0.0, _swung(plan, event.step) * plan.step_s + max(-0.03, min(0.03, late)))
+def _feel(plan: Plan, rng: Random) -> Feel:
+    late = rng.gauss(0.0, plan.genre.jitter_s) / FRAME_S
+    return Feel(max(-1, min(1, round(late))), rng.gauss(0.0, 2.5))
+
+
+def _note(plan: Plan, event: Event, feel: Feel, seconds: float) -> Note:
+    frame = round(_swung(plan, event.step) * plan.step_s / FRAME_S) + feel.late
+    start = max(0, frame) * FRAME_S
     last = seconds - RELEASE_S
     held = event.length * plan.step_s * 0.94
     end = min(start + held, last)
     phrase = 4 * plan.bar_steps
     swell = 5.0 * (event.step % phrase) / phrase - 2.5
-    velocity = round(plan.velocity + event.accent + swell + rng.gauss(0.0, 2.5))
+    velocity = round(plan.velocity + event.accent + swell + feel.velocity)
     return Note(start, end - start, event.pitch, max(20, min(124, velocity)))
 
 

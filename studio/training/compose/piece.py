@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from studio.engine.metre import Metre, beat_frames
+
 SLOW_BELOW_BPM = 84
 FAST_FROM_BPM = 122
 
@@ -48,6 +50,10 @@ class Description:
     @property
     def tempo(self) -> str:
         return tempo_class(self.bpm)
+
+    @property
+    def time(self) -> Metre:
+        return Metre(beat_frames(self.bpm), self.metre)
 
     @property
     def lead(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -13,7 +12,7 @@ from studio.runtime import Studio
 from studio.ui import cards
 from studio.ui.actions import found, job_actions, with_newest
 from studio.ui.form import client_of, controls, problems, request_of
-from studio.ui.live import AS_TEXT, QUIET, live
+from studio.ui.live import AS_TEXT, QUIET, Part, live
 
 EXAMPLES = [
     "lo-fi hip hop beat to study to, 80 bpm",
@@ -28,17 +27,8 @@ EXAMPLES = [
 ]
 
 
-@dataclass(frozen=True)
-class PromptTab:
-    """What the page wires to its live updates."""
-
-    mine: gr.BrowserState  # ids of this browser's jobs, newest first: they outlive the page and the server
-    asked: gr.State  # the job that the address names
-    recent: gr.HTML
-
-
-def build(studio: Studio, page: gr.Blocks) -> PromptTab:
-    """The tab's components and its listeners."""
+def build(studio: Studio, page: gr.Blocks) -> tuple[Part, gr.BrowserState]:
+    """The tab, and the ids of this browser's jobs, newest first: they outlive the page and the server."""
     mine = gr.BrowserState([], storage_key="studio-jobs", secret="studio")
     draft = gr.BrowserState("", storage_key="studio-draft", secret="studio")
     asked = gr.State(None)
@@ -56,6 +46,7 @@ def build(studio: Studio, page: gr.Blocks) -> PromptTab:
             gr.HTML(cards.KEYS, apply_default_css=False)
         with gr.Column(scale=6, min_width=320):
             gr.HTML('<h2 class="section">Your recent music</h2>', apply_default_css=False)
+            paused = live(elem_id="paused")
             recent = live(cards.EMPTY)
 
     def submit(request: gr.Request, mine: list[str] | None, prompt: str, *values: Any) -> tuple[Any, str, str]:
@@ -70,7 +61,7 @@ def build(studio: Studio, page: gr.Blocks) -> PromptTab:
     prompt.change(None, prompt, draft, js=AS_TEXT, **QUIET)
     page.load(None, draft, prompt, js=AS_TEXT, **QUIET)
     page.load(_asked_for, None, asked, **QUIET)
-    return PromptTab(mine, asked, recent)
+    return Part([mine, asked], [paused, recent], lambda *view: show(studio, *view)), mine
 
 
 def _asked_for(request: gr.Request) -> str | None:
@@ -78,7 +69,8 @@ def _asked_for(request: gr.Request) -> str | None:
     return job_id
 
 
-def show(studio: Studio, mine: list[str] | None, asked: str | None) -> str:
-    """The cards of the job that the address names and of this browser's jobs."""
+def show(studio: Studio, mine: list[str] | None, asked: str | None) -> tuple[str, str]:
+    """Whether the queue is paused, and the cards of the job that the address names and of this browser's jobs."""
     ids = mine or []
-    return cards.cards(found(studio, [asked, *ids] if asked and asked not in ids else ids))
+    shown = found(studio, [asked, *ids] if asked and asked not in ids else ids)
+    return cards.paused(studio.queue_state()), cards.cards(shown)

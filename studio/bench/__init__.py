@@ -1,0 +1,1 @@
+"""Measurements: a table for people, one JSON line for programs."""

@@ -1,0 +1,212 @@
+"""Keys and values of requests in flight, and attention over them by one token of each row. Knows no weights.
+
+Two layouts, the same function. `Dense` is what a textbook has and what a GPU likes. `Bags` is for CPUs, where the
+kernels for attention wait for their own arithmetic, and read half precision slower than single: it stores keys and
+values as tables of short rows, so that scores and mixtures become weighted sums of rows, "embedding bags", whose
+kernels read half precision nearly as fast as memory gives it: 21 GB/s a core, where attention over fp32 gets 12.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BLOCK = 64  # positions side by side in a row of keys; lengths of attention are rounded up to it
+
+
+class Reach(NamedTuple):
+    """Which cells R rows read: all positions before some length L, a multiple of BLOCK. The same in all layers."""
+
+    mask: Tensor  # [R, 1, L]: 0 where a row attends, else -inf
+    keys: Tensor  # [R * heads, L / BLOCK, head_dim], rows of the keys' table; what follows is empty for `Dense`
+    key_bags: Tensor  # [R * heads * L / BLOCK], where each bag begins
+    values: Tensor  # [R * heads * L]
+    value_bags: Tensor  # [R * heads]
+
+
+class KeysValues(nn.Module):
+    """The keys and values of up to `rows` sequences of up to `length` positions in each layer."""
+
+    def __init__(
+        self, layers: int, rows: int, heads: int, length: int, head_dim: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        assert length % BLOCK == 0, length
+        self.layers, self.rows, self.heads, self.length, self.head_dim = layers, rows, heads, length, head_dim
+        self.device, self.dtype = device, dtype
+
+    def places(self, position: Tensor) -> Tensor:
+        """Where the keys and values of the first R rows at positions [R] go, for `write`."""
+        raise NotImplementedError
+
+    def write(self, layer: int, places: Tensor, keys_values: Tensor) -> None:
+        """Store keys and values [R, 2 * heads * head_dim]."""
+        raise NotImplementedError
+
+    def read(self, layer: int, query: Tensor, reach: Reach) -> Tensor:
+        """Attention of scaled queries [R, heads * head_dim] over what they reach [R, heads * head_dim]."""
+        raise NotImplementedError
+
+    def reach(self, rows: int, length: int) -> Reach:
+        """The first `rows` rows, up to `length`; nothing is hidden yet."""
+        raise NotImplementedError
+
+    def fill(self, row: int, keys_values: Tensor) -> None:
+        """Store what stands at the first positions of a row: [layers, P, 2, heads, head_dim]."""
+        raise NotImplementedError
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy a row's first positions over another's."""
+        raise NotImplementedError
+
+    def clear(self, row: int) -> None:
+        """Forget a row: masked zeros add nothing to the next one's sums, masked NaNs do."""
+        raise NotImplementedError
+
+
+class Bags(KeysValues):
+    """A table of keys [rows * heads * blocks * head_dim, BLOCK] and one of values [rows * heads * length, head_dim]."""
+
+    cells: Tensor  # [layers, both tables]
+    base: Tensor  # [rows, 2, heads, head_dim], where the keys and values at position 0 lie
+
+    def __init__(
+        self, layers: int, rows: int, heads: int, length: int, head_dim: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__(layers, rows, heads, length, head_dim, device, dtype)
+        self._half = rows * heads * length * head_dim  # cells of either table
+        self.register_buffer("cells", _zeros(layers, 2 * self._half, device=device, dtype=dtype), persistent=False)
+        first = torch.arange(rows * heads, device=device).view(rows, 1, heads, 1) * (length * head_dim)
+        within = torch.arange(head_dim, device=device)
+        base = torch.cat([first + within * BLOCK, first + within + self._half], dim=1)
+        self.register_buffer("base", base, persistent=False)
+
+    def places(self, position: Tensor) -> Tensor:
+        key = (position // BLOCK) * (BLOCK * self.head_dim) + position % BLOCK
+        offset = torch.stack([key, position * self.head_dim], dim=1)  # [R, 2]
+        return (self.base[: position.shape[0]] + offset[:, :, None, None]).view(-1)
+
+    def write(self, layer: int, places: Tensor, keys_values: Tensor) -> None:
+        self.cells[layer].index_copy_(0, places, keys_values.to(self.dtype).reshape(-1))
+
+    def read(self, layer: int, query: Tensor, reach: Reach) -> Tensor:
+        keys = self.cells[layer, : self._half].view(-1, BLOCK)
+        values = self.cells[layer, self._half :].view(-1, self.head_dim)
+        rows, _, length = reach.mask.shape
+        weights = query.to(self.dtype).reshape(-1, 1, self.head_dim).expand_as(reach.keys)
+        scores = _bags(keys, reach.keys, reach.key_bags, weights).view(rows, self.heads, length)
+        weights = (scores + reach.mask).softmax(dim=-1)
+        return _bags(values, reach.values, reach.value_bags, weights).view(query.shape).to(query.dtype)
+
+    def reach(self, rows: int, length: int) -> Reach:
+        bags, blocks, last = rows * self.heads, length // BLOCK, self.length // BLOCK
+
+        def count(stop: int, step: int = 1) -> Tensor:
+            return torch.arange(0, stop, step, dtype=torch.int32, device=self.device)
+
+        block = count(bags)[:, None] * last + count(blocks)  # [bags, blocks]
+        return Reach(
+            mask=torch.zeros(rows, 1, length, dtype=self.dtype, device=self.device),
+            keys=block[:, :, None] * self.head_dim + count(self.head_dim),
+            key_bags=count(bags * blocks * self.head_dim, self.head_dim),
+            values=(count(bags)[:, None] * self.length + count(length)).view(-1),
+            value_bags=count(bags * length, length),
+        )
+
+    def fill(self, row: int, keys_values: Tensor) -> None:
+        layers, positions, *_ = keys_values.shape
+        blocks = -(-positions // BLOCK)
+        keys, values = keys_values.to(self.dtype).permute(2, 0, 3, 1, 4)  # [layers, heads, P, head_dim] each
+        keys = F.pad(keys, (0, 0, 0, blocks * BLOCK - positions)).view(layers, self.heads, blocks, BLOCK, self.head_dim)
+        own_keys, own_values = self._row(row)
+        own_keys[:, :, :blocks] = keys.mT
+        own_values[:, :, :positions] = values
+
+    def move(self, source: int, target: int, length: int) -> None:
+        blocks = -(-length // BLOCK)
+        (from_keys, from_values), (to_keys, to_values) = self._row(source), self._row(target)
+        to_keys[:, :, :blocks] = from_keys[:, :, :blocks]
+        to_values[:, :, :length] = from_values[:, :, :length]
+
+    def clear(self, row: int) -> None:
+        for own in self._row(row):
+            own.zero_()
+
+    def _row(self, row: int) -> tuple[Tensor, Tensor]:
+        """A row's keys [layers, heads, blocks, head_dim, BLOCK] and values [layers, heads, length, head_dim]."""
+        keys, values = self.cells.view(self.layers, 2, self.rows, self.heads, -1)[:, :, row].unbind(1)
+        shape = self.layers, self.heads
+        return keys.view(*shape, -1, self.head_dim, BLOCK), values.view(*shape, self.length, self.head_dim)
+
+
+class Dense(KeysValues):
+    """Keys and values side by side, [layers, rows, 2, heads, length, head_dim], read by torch's attention."""
+
+    cells: Tensor
+    entry: Tensor  # [rows * 2 * heads, 1], the numbers of the sequences in `cells`
+
+    def __init__(
+        self, layers: int, rows: int, heads: int, length: int, head_dim: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__(layers, rows, heads, length, head_dim, device, dtype)
+        self.register_buffer(
+            "cells", _zeros(layers, rows, 2, heads, length, head_dim, device=device, dtype=dtype), persistent=False
+        )
+        self.register_buffer("entry", torch.arange(rows * 2 * heads, device=device)[:, None], persistent=False)
+
+    def places(self, position: Tensor) -> Tensor:
+        return position.repeat_interleave(2 * self.heads)[:, None]
+
+    def write(self, layer: int, places: Tensor, keys_values: Tensor) -> None:
+        entries = keys_values.to(self.dtype).reshape(len(places), 1, self.head_dim)
+        self.cells[layer].flatten(0, 2).index_put_((self.entry[: len(places)], places), entries)
+
+    def read(self, layer: int, query: Tensor, reach: Reach) -> Tensor:
+        rows, _, length = reach.mask.shape
+        keys, values = self.cells[layer, :rows, :, :, :length].unbind(1)
+        heads = query.to(self.dtype).view(rows, self.heads, 1, self.head_dim)
+        mixed = F.scaled_dot_product_attention(heads, keys, values, attn_mask=reach.mask[:, None], scale=1.0)
+        return mixed.reshape(query.shape).to(query.dtype)
+
+    def reach(self, rows: int, length: int) -> Reach:
+        nothing = torch.zeros(0, dtype=torch.int32, device=self.device)
+        mask = torch.zeros(rows, 1, length, dtype=self.dtype, device=self.device)
+        return Reach(mask, nothing, nothing, nothing, nothing)
+
+    def fill(self, row: int, keys_values: Tensor) -> None:
+        self.cells[:, row, :, :, : keys_values.shape[1]] = keys_values.permute(0, 2, 3, 1, 4)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        self.cells[:, target, ..., :length, :] = self.cells[:, source, ..., :length, :]
+
+    def clear(self, row: int) -> None:
+        self.cells[:, row] = 0
+
+
+def rounded(length: int) -> int:
+    """The next multiple of BLOCK."""
+    return -(-length // BLOCK) * BLOCK
+
+
+def hide(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores: -inf where hidden, else 0."""
+    return torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, -torch.inf)
+
+
+def _bags(table: Tensor, rows: Tensor, bags: Tensor, weights: Tensor) -> Tensor:
+    """For each bag the sum of its rows of the table [N, W], each with its weight: [bags, W]."""
+    summed, *_ = torch.embedding_bag(table, rows.view(-1), bags, False, 0, False, weights.reshape(-1))
+    return summed
+
+
+def _zeros(*shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Zeros. On a CPU numpy's, which take memory as they are written to, where torch's take all of it at once."""
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    if dtype is torch.bfloat16:  # numpy has none, and zeros are zeros
+        return torch.from_numpy(np.zeros(shape, np.float16)).view(dtype)
+    return torch.from_numpy(np.zeros(shape, {torch.float32: np.float32, torch.float16: np.float16}[dtype]))

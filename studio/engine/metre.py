@@ -1,0 +1,73 @@
+"""Musical time: a beat, a bar, and where in them each frame of codes stands. Knows no model and no prompt.
+
+A small decoder that must find the beat in what it has written so far loses it; one that is told where in the bar it
+stands keeps it. So musicgen-mini reads a clock beside its codes, as it reads its position.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FRAME_S = 0.02  # of the codec
+BEATS = tuple(range(14, 62, 2))  # frames that a beat may have: 214 to 50 a minute; even, for eighths
+SIGNATURES = {"4/4": 4, "3/4": 3, "6/8": 2}  # beats in a bar; of 6/8, dotted quarters
+
+BEAT_WAVES, BAR_WAVES, PHRASE_WAVES = 8, 6, 3  # sinusoids: down to a 16th of a beat, a 12th of a bar, a bar
+PHRASE_BARS = 4
+CLOCK = 2 * (BEAT_WAVES + BAR_WAVES + PHRASE_WAVES) + 1 + len(SIGNATURES) + 2  # numbers a frame
+
+
+@dataclass(frozen=True)
+class Metre:
+    """How time goes by in a piece that starts on a bar line."""
+
+    beat: int  # frames
+    signature: str  # one of SIGNATURES
+    end: int | None = None  # the frame of the last chord, where one is wanted
+
+    @property
+    def bar(self) -> int:
+        """Frames."""
+        return self.beat * SIGNATURES[self.signature]
+
+    @property
+    def bpm(self) -> float:
+        return 60 / (self.beat * FRAME_S)
+
+    def ending_by(self, frames: int, seconds: float) -> Metre:
+        """The same with its last chord on the last bar line that leaves it `seconds` to ring."""
+        bars = (frames - round(seconds / FRAME_S)) // self.bar
+        return Metre(self.beat, self.signature, max(bars, 1) * self.bar)
+
+    def clock(self, frames: int) -> npt.NDArray[np.float32]:
+        """What a decoder reads of time [frames, CLOCK]: the hands of the beat, the bar and the phrase, how fast they
+        go, the signature, and how near the end is."""
+        frame = np.arange(frames, dtype=np.float64)[:, None]
+        hands = [
+            (self.beat, BEAT_WAVES),
+            (self.bar, BAR_WAVES),
+            (self.bar * PHRASE_BARS, PHRASE_WAVES),
+        ]
+        angles = np.concatenate(
+            [2 * math.pi * frame / period * np.arange(1, waves + 1) for period, waves in hands], axis=1
+        )
+        constant = [2 * math.log2(self.beat / 25), *(float(name == self.signature) for name in SIGNATURES)]
+        steady = np.broadcast_to(np.array(constant), (frames, len(constant)))
+        columns = [np.cos(angles), np.sin(angles), steady, self._ending(frame)]
+        return np.concatenate(columns, axis=1).astype(np.float32)
+
+    def _ending(self, frame: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """How near the last chord is [frames, 1], rising over its last bars, and whether it is there [frames, 1]."""
+        if self.end is None:
+            return np.zeros((len(frame), 2))
+        left = self.end - frame
+        return np.concatenate([np.exp(-np.maximum(left, 0) / self.bar) * (left > 0), left <= 0], axis=1)
+
+
+def beat_frames(bpm: float) -> int:
+    """Frames in a beat of the nearest tempo that there is."""
+    return min(BEATS, key=lambda beat: abs(beat - 60 / FRAME_S / bpm))

@@ -1,0 +1,119 @@
+"""What a clip of audio measures, without ears: level, noise, silence, pulse, key, and how much happens.
+
+Clips are mono [T], float32, at 32 kHz.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Audio = npt.NDArray[np.float32]
+
+SAMPLE_RATE = 32_000
+SILENT_DB = -60.0
+CLIPPED = 0.999
+FLATNESS_WINDOW = 2048  # samples
+HOP = 320  # samples between frames of onset strength: 10 ms
+SHORTEST_BEAT, LONGEST_BEAT = 25, 150  # hops: 240 to 40 beats a minute
+ONSET_GAP = 6  # hops; two onsets that are closer are one
+CHROMA_WINDOW = 8192  # samples: tells neighbouring semitones apart from 65 Hz on
+LOWEST_HZ, HIGHEST_HZ = 65.0, 2000.0
+# How well each degree of the scale fits (Krumhansl, Cognitive Foundations of Musical Pitch, 1990, table 2.1).
+MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
+MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+
+
+def statistics(clips: Sequence[Audio]) -> dict[str, float]:
+    """The mean of each measure over clips."""
+    return {name: round(float(np.mean([measure(clip) for clip in clips])), 4) for name, measure in MEASURES.items()}
+
+
+def level(clip: Audio) -> float:
+    """RMS in dBFS."""
+    return float(20 * np.log10(np.sqrt(np.mean(np.square(clip))) + 1e-9))
+
+
+def flatness(clip: Audio) -> float:
+    """Geometric over arithmetic mean of the power spectrum, over time: 0 a tone, 1 noise."""
+    power = _spectrum(clip, FLATNESS_WINDOW, FLATNESS_WINDOW // 4).square() + 1e-10
+    return float((power.log().mean(0).exp() / power.mean(0)).mean())
+
+
+def silence(clip: Audio) -> float:
+    """Share of tenths of a second below SILENT_DB."""
+    block = SAMPLE_RATE // 10
+    blocks = clip[: len(clip) // block * block].reshape(-1, block)
+    return float(np.mean(np.square(blocks).mean(axis=1) < 10 ** (SILENT_DB / 10)))
+
+
+def clipped(clip: Audio) -> float:
+    """Share of samples at full scale."""
+    return float(np.mean(np.abs(clip) >= CLIPPED))
+
+
+def pulse(clip: Audio) -> float:
+    """How regular the onsets are: the highest autocorrelation of their strength at the lag of a beat; 1 a metronome."""
+    return float(periodicity(onset_strength(clip))[SHORTEST_BEAT:LONGEST_BEAT].max())
+
+
+def onsets(clip: Audio) -> float:
+    """Onsets a second: peaks of their strength above one deviation over the mean."""
+    strength = onset_strength(clip)
+    peaks = torch.nn.functional.max_pool1d(strength[None, None], 2 * ONSET_GAP + 1, 1, ONSET_GAP)[0, 0] == strength
+    found = peaks & (strength > strength.mean() + strength.std())
+    return float(found.sum()) * SAMPLE_RATE / len(clip)
+
+
+def key(clip: Audio) -> float:
+    """Correlation of the pitch classes with the best of 24 keys; noise and clusters have little."""
+    found = chroma(clip)
+    profiles = [np.roll(mode, tonic) for mode in (MAJOR, MINOR) for tonic in range(12)]
+    return max(float(np.corrcoef(found, profile)[0, 1]) for profile in profiles)
+
+
+def chroma(clip: Audio) -> npt.NDArray[np.float64]:
+    """How much of each pitch class [12], C first."""
+    frequencies = torch.fft.rfftfreq(CHROMA_WINDOW, 1 / SAMPLE_RATE)
+    heard = (frequencies > LOWEST_HZ) & (frequencies < HIGHEST_HZ)
+    classes = (12 * (frequencies[heard] / 440).log2() + 9).round().long() % 12
+    strength = _spectrum(clip, CHROMA_WINDOW, CHROMA_WINDOW // 2)[heard].sqrt().sum(1)
+    found = torch.zeros(12).index_add(0, classes, strength) / classes.bincount(minlength=12)
+    classes_heard: npt.NDArray[np.float64] = found.double().numpy() + 1e-9 * np.arange(12)  # silence has no deviation
+    return classes_heard
+
+
+def onset_strength(clip: Audio) -> Tensor:
+    """How much louder the bands become, every hundredth of a second [L]."""
+    spectrum = (_spectrum(clip, 1024, HOP) + 1e-2).log()
+    return spectrum.diff(dim=1).clamp(min=0).mean(0)
+
+
+def periodicity(strength: Tensor) -> Tensor:
+    """Autocorrelation of an onset strength [L], 1 at lag 0."""
+    centred = strength - strength.mean()
+    power = torch.fft.rfft(centred, 2 * len(centred)).abs().square()
+    correlation = torch.fft.irfft(power)[: len(strength)]
+    scaled: Tensor = correlation / (correlation[0] + 1e-9)
+    return scaled
+
+
+def _spectrum(clip: Audio, window: int, hop: int) -> Tensor:
+    """Magnitudes [window / 2 + 1, L]."""
+    samples = torch.from_numpy(np.ascontiguousarray(clip))
+    return torch.stft(samples, window, hop, window=torch.hann_window(window), return_complex=True).abs()
+
+
+MEASURES: dict[str, Callable[[Audio], float]] = {
+    "level_db": level,
+    "flatness": flatness,
+    "silent": silence,
+    "clipped": clipped,
+    "pulse": pulse,
+    "onsets": onsets,
+    "key": key,
+}
