@@ -562,7 +562,9 @@ def test_a_reload_comes_back_to_the_tab(page: Page) -> None:
     expect(page.locator("#search")).to_be_visible()
 
 
-def test_a_page_where_nothing_happens_asks_seldom_and_wakes_at_a_touch(page: Page, place: Served) -> None:
+def test_a_page_where_nothing_happens_asks_seldom_and_wakes_at_a_touch(chromium: Browser, place: Served) -> None:
+    context = chromium.new_context()  # its own, since the clock stands still in all pages of a context
+    page = context.new_page()
     page.clock.install()
     visit(page, place.url)
     page.clock.pause_at((page.evaluate("Date.now()") + 1000) / 1000)
@@ -584,6 +586,7 @@ def test_a_page_where_nothing_happens_asks_seldom_and_wakes_at_a_touch(page: Pag
     page.evaluate("Object.defineProperty(document, 'hidden', { get: () => true })")
     page.clock.run_for(30_000)
     assert pulses(20) == 1  # nobody looks
+    context.close()
 
 
 def test_a_link_opens_the_documentation_of_the_endpoints(context: BrowserContext, place: Served) -> None:

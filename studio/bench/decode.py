@@ -83,6 +83,7 @@ def run(model: str, precision: str, slots: int, seconds: float, against: Sequenc
     precision = loader.pick_precision(precision, device)
     frames = round(seconds * FRAME_RATE)
     config, lm, conditions = _model(model, frames)
+    assert conditions.cross is not None, f"{model} reads its prompt by cross-attention"
     loader.pick_threads(sum(tensor.numel() for tensor in lm.values()))
     ours = _grown(
         f"studio {precision}", slots, lambda: _studio(config, lm, conditions, device, precision, slots, frames)

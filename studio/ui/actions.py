@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -12,16 +12,24 @@ from studio.runtime import Studio
 from studio.schemas import RECIPE_FIELDS, GenerationRequest, JobView
 from studio.ui.cards import escape
 from studio.ui.form import client_of, sentences
-from studio.ui.live import action
+from studio.ui.live import QUIET, action
 
 RECENT = 8  # jobs that a browser's list shows
 IDS_MAX = 12  # a batch, or the list and the job that the address names
 
 
-def job_actions(studio: Studio) -> Callable[..., Any]:
-    """A listener for clicks on cards and rows: takes and gives the ids of this browser's jobs."""
+@dataclass(frozen=True)
+class Mine:
+    """The ids of this browser's jobs, newest first."""
 
-    def act(event: gr.EventData, request: gr.Request, mine: list[str] | None) -> Any:
+    stored: gr.BrowserState  # outlives the page and the server
+    here: gr.State  # made in this page: of two that are asked for at once, neither answer finds the other in `stored`
+
+
+def act_on_jobs(studio: Studio, shown: gr.HTML, mine: Mine) -> None:
+    """Listen to the buttons of the cards or rows that are `shown`; each click counts, however soon the next one."""
+
+    def act(event: gr.EventData, request: gr.Request, mine: list[str] | None, here: list[str]) -> Any:
         name, job_id = action(event)
         try:
             if name == "cancel":
@@ -32,17 +40,19 @@ def job_actions(studio: Studio) -> Callable[..., Any]:
                 studio.retry(job_id, client_of(request, studio))
             elif name == "again":
                 accepted = studio.submit(_with_new_seed(studio.job(job_id)), client_of(request, studio))
-                return with_newest(mine, accepted.job_id)
+                return with_newest(mine, here, accepted.job_id)
         except StudioError as error:
             gr.Warning(escape(" ".join(sentences(error))))
         return gr.skip()
 
-    return act
+    shown.click(act, [mine.stored, mine.here], mine.stored, trigger_mode="multiple", **QUIET)
 
 
-def with_newest(mine: list[str] | None, job_id: str) -> list[str]:
-    """A browser's list with one more job in front."""
-    return [job_id, *(mine or [])][:RECENT]
+def with_newest(mine: list[str] | None, here: list[str], job_id: str) -> list[str]:
+    """A browser's list with one more job in front, which joins those made `here`."""
+    here.insert(0, job_id)
+    del here[RECENT:]
+    return list(dict.fromkeys([*here, *(mine or [])]))[:RECENT]
 
 
 def found(studio: Studio, job_ids: list[str]) -> list[JobView]:

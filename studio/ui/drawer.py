@@ -14,7 +14,7 @@ from studio.errors import JobNotFound
 from studio.runtime import Studio
 from studio.schemas import RECIPE_FIELDS, AttemptView, DeliveryStatus, DeliveryView, JobStatus, JobView, Outcome
 from studio.ui import cards
-from studio.ui.actions import job_actions
+from studio.ui.actions import Mine, act_on_jobs
 from studio.ui.cards import button, escape, seconds
 from studio.ui.live import QUIET, Part, action, live
 
@@ -31,7 +31,7 @@ CARRIED = {
 }
 
 
-def build(studio: Studio, mine: gr.BrowserState, lists: Sequence[gr.HTML]) -> Part:
+def build(studio: Studio, mine: Mine, lists: Sequence[gr.HTML]) -> Part:
     """The drawer, which clicks on jobs in the `lists` open."""
     opened = gr.State(None)
     drawer = live(elem_id="drawer")
@@ -44,7 +44,7 @@ def build(studio: Studio, mine: gr.BrowserState, lists: Sequence[gr.HTML]) -> Pa
         return wanted, show(studio, wanted)
 
     gr.on([shown.click for shown in (*lists, drawer)], turn, opened, [opened, drawer], **QUIET)
-    drawer.click(job_actions(studio), mine, mine, **QUIET)
+    act_on_jobs(studio, drawer, mine)
     return Part([opened], [drawer], lambda opened: [show(studio, opened)])
 
 

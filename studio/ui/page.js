@@ -136,7 +136,7 @@
     const { key, target } = event;
     const done =
       event.ctrlKey || event.metaKey
-        ? key === "Enter" && generate(target)
+        ? key === "Enter" && (event.repeat || generate(target))
         : key === "Escape"
           ? closeDrawer()
           : !target.closest?.(WRITING) && (key === "/" ? search() : step(key, target));
@@ -191,6 +191,11 @@
     }
     if (at("[role=tab]")) history.replaceState(null, "", `#${at("[role=tab]").textContent.trim().toLowerCase()}`);
   });
+
+  // A double click asks once.
+  addEventListener("click", (event) => {
+    if (event.detail > 1 && event.target.closest?.("button.go, [data-do=again]")) event.stopImmediatePropagation();
+  }, true);
 
   async function copy(button) {
     const text = button.dataset.copy.replaceAll("{origin}", location.origin);

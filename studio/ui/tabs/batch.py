@@ -29,7 +29,7 @@ from studio.sheet import (
     sample_jsonl,
 )
 from studio.ui import batches, cards
-from studio.ui.actions import job_actions
+from studio.ui.actions import Mine, act_on_jobs
 from studio.ui.form import client_of, controls, sentences, values_of
 from studio.ui.live import AS_TEXT, QUIET, Part, action, live
 
@@ -57,7 +57,7 @@ def memory() -> Memory:
     )
 
 
-def build(studio: Studio, page: gr.Blocks, mine: gr.BrowserState, memory: Memory) -> Part:
+def build(studio: Studio, page: gr.Blocks, mine: Mine, memory: Memory) -> Part:
     """The tab's components and its listeners."""
     batch_ids, draft = memory.batch_ids, memory.draft
     chosen = gr.State(None)
@@ -102,7 +102,7 @@ def build(studio: Studio, page: gr.Blocks, mine: gr.BrowserState, memory: Memory
     generate.click(submit, [sheet, batch_ids, *form.all], [sheet, batch_ids, problem], **QUIET)
     page.load(None, draft, sheet, js=AS_TEXT, **QUIET)
     table.click(batch_actions(studio), [batch_ids, chosen], chosen, **QUIET)
-    table.click(job_actions(studio), mine, mine, **QUIET)
+    act_on_jobs(studio, table, mine)
     return Part([batch_ids, chosen], [table], lambda known, chosen: [show(studio, known, chosen)])
 
 

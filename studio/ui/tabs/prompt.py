@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from studio.errors import StudioError
 from studio.runtime import Studio
 from studio.ui import cards
-from studio.ui.actions import found, job_actions, with_newest
+from studio.ui.actions import Mine, act_on_jobs, found, with_newest
 from studio.ui.form import client_of, controls, problems, request_of
 from studio.ui.live import AS_TEXT, QUIET, Part, live
 
@@ -27,9 +27,9 @@ EXAMPLES = [
 ]
 
 
-def build(studio: Studio, page: gr.Blocks) -> tuple[Part, gr.BrowserState]:
-    """The tab, and the ids of this browser's jobs, newest first: they outlive the page and the server."""
-    mine = gr.BrowserState([], storage_key="studio-jobs", secret="studio")
+def build(studio: Studio, page: gr.Blocks) -> tuple[Part, Mine]:
+    """The tab, and the ids of this browser's jobs."""
+    mine = Mine(gr.BrowserState([], storage_key="studio-jobs", secret="studio"), gr.State([]))
     draft = gr.BrowserState("", storage_key="studio-draft", secret="studio")
     asked = gr.State(None)
     with gr.Row(equal_height=False):
@@ -49,19 +49,22 @@ def build(studio: Studio, page: gr.Blocks) -> tuple[Part, gr.BrowserState]:
             paused = live(elem_id="paused")
             recent = live(cards.EMPTY)
 
-    def submit(request: gr.Request, mine: list[str] | None, prompt: str, *values: Any) -> tuple[Any, str, str]:
+    def submit(
+        request: gr.Request, mine: list[str] | None, here: list[str], prompt: str, *values: Any
+    ) -> tuple[Any, str, str]:
         try:
             accepted = studio.submit(request_of(prompt, *values), client_of(request, studio))
         except (ValidationError, StudioError) as error:
             return gr.skip(), *problems(error)
-        return with_newest(mine, accepted.job_id), "", ""
+        return with_newest(mine, here, accepted.job_id), "", ""
 
-    generate.click(submit, [mine, prompt, *form.all], [mine, at_prompt, at_form], **QUIET)
-    recent.click(job_actions(studio), mine, mine, **QUIET)
+    given = [mine.stored, mine.here, prompt, *form.all]
+    generate.click(submit, given, [mine.stored, at_prompt, at_form], trigger_mode="multiple", **QUIET)
+    act_on_jobs(studio, recent, mine)
     prompt.change(None, prompt, draft, js=AS_TEXT, **QUIET)
     page.load(None, draft, prompt, js=AS_TEXT, **QUIET)
     page.load(_asked_for, None, asked, **QUIET)
-    return Part([mine, asked], [paused, recent], lambda *view: show(studio, *view)), mine
+    return Part([mine.stored, asked], [paused, recent], lambda *view: show(studio, *view)), mine
 
 
 def _asked_for(request: gr.Request) -> str | None:

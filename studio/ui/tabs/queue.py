@@ -10,7 +10,7 @@ from studio.errors import StudioError
 from studio.runtime import Studio
 from studio.schemas import PROMPT_MAX, JobPage, JobStatus
 from studio.ui import cards
-from studio.ui.actions import job_actions
+from studio.ui.actions import Mine, act_on_jobs
 from studio.ui.live import QUIET, Part, action, live
 
 PAGE_SIZE = 20
@@ -18,7 +18,7 @@ RUNNING_MAX = 64  # jobs in slots, shown above the list
 ALL = "all"
 
 
-def build(studio: Studio, mine: gr.BrowserState) -> Part:
+def build(studio: Studio, mine: Mine) -> Part:
     """The tab's components and its listeners."""
     state = live(elem_id="queue-state")
     figures = live()
@@ -47,7 +47,7 @@ def build(studio: Studio, mine: gr.BrowserState) -> Part:
     gr.on([status.input, search.input], lambda: 1, None, number, **QUIET)
     state.click(switch, None, state, **QUIET)
     table.click(turn, number, number, **QUIET)
-    table.click(job_actions(studio), mine, mine, **QUIET)
+    act_on_jobs(studio, table, mine)
     return Part([status, search, number], [state, figures, table], lambda *view: show(studio, *view))
 
 
