@@ -268,6 +268,19 @@ def test_again_makes_a_second_job_with_another_seed(page: Page) -> None:
     assert page.locator(".card").nth(1).get_attribute("data-key") == first
 
 
+def test_two_prompts_asked_for_at_once_are_two_jobs_and_a_double_click_is_one(page: Page) -> None:
+    for prompt in ("the one", "the other"):
+        page.fill("#prompt textarea", prompt)
+        page.evaluate("document.querySelector('button.go').click()")  # the second while the first is on its way
+    for prompt in ("the one", "the other"):
+        expect(page.locator(".card", has_text=prompt)).to_have_count(1)
+    page.fill("#prompt textarea", "twice")
+    page.get_by_role("button", name="Generate").dblclick()
+    expect(page.locator(".card", has_text="twice")).to_have_count(1)
+    generate(page, "once more")
+    expect(page.locator(".card")).to_have_count(4)
+
+
 def test_a_job_can_start_after_another_and_tell_a_webhook(page: Page, place: Served) -> None:
     place.studio.pause()
     first = generate(page, "the first of two", seconds=1)
