@@ -138,9 +138,23 @@ def bench_quality(
     """What bf16 and int8 cost in quality: their distributions beside fp32's, and the loss, on musicgen-mini."""
     with errors_to_sentences():
         loader.share_the_cpu()
-        from studio.bench import decode
+        from studio.bench import quality
 
-        decode.quality(codes, pieces, seconds, ["bf16", "int8"])
+        quality.run(codes, pieces, seconds, ["bf16", "int8"])
+
+
+@bench_app.command("company")
+def bench_company(
+    requests: Annotated[int, typer.Option(min=1)] = 200,
+    slots: Annotated[int, typer.Option(min=1, max=32)] = 4,
+    seconds: Annotated[float, typer.Option(min=1, max=30, help="of the longest request")] = 3.0,
+) -> None:
+    """Whether a request's codes are the same alone and in company, in each precision, on musicgen-mini."""
+    with errors_to_sentences():
+        loader.share_the_cpu()
+        from studio.bench import company
+
+        company.run(requests, slots, seconds, ["fp32", "bf16", "int8"])
 
 
 @app.command("settings")

@@ -26,8 +26,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: threa
 PROCESSES_MAX = 4  # torch and audiocraft take a gigabyte in each
 WHOLE = ("not slow", "")  # what `-m` says when nobody chose
 
-# The files that take longest, the longest first, so that no process waits for the other at the end.
-LONGEST = ("browser", "queue", "decoder", "weights", "endpoints", "training_data", "studio", "rest")
+# What runs in one process, one after the other: a file, or the files that import audiocraft, which takes long.
+AUDIOCRAFT = ("codec", "decoder", "training_lm", "weights")
+# What takes longest comes first, so that no process waits for the others at the end.
+LONGEST = ("browser", "audiocraft", "queue", "endpoints", "training_data", "studio", "rest")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -38,8 +40,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(_group(item), len(order)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    name = item.path.stem.removeprefix("test_")
+    return "audiocraft" if name in AUDIOCRAFT else name
 
 
 class Clock:

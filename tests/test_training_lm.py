@@ -102,11 +102,12 @@ def test_a_run_writes_its_losses_with_and_without_prompts(coded_music: Path, tmp
 
 def test_a_resumed_run_goes_on_where_it_stopped(coded_music: Path, tmp_path: Path) -> None:
     first = lm.train(TINY, coded_music, coded_music / "text", tmp_path)
-    step = torch.load(first, weights_only=True)["step"]
-    lm.train(replace(TINY, minutes=0.03), coded_music, coded_music / "text", tmp_path)
+    before = torch.load(first, weights_only=True)
+    more = before["seconds"] / 60 + 0.001
+    lm.train(replace(TINY, minutes=more), coded_music, coded_music / "text", tmp_path)
     stored = torch.load(first, weights_only=True)
-    assert stored["step"] > step
-    assert stored["seconds"] >= 60 * 0.03
+    assert stored["step"] > before["step"]
+    assert stored["seconds"] >= 60 * more
     assert lm.trained(first).config == TINY.decoder
 
 
@@ -116,6 +117,14 @@ def test_the_same_step_draws_the_same_batch(coded_music: Path) -> None:
     assert torch.equal(a.codes, b.codes)
     assert torch.equal(a.embeddings, b.embeddings)
     assert not torch.equal(a.codes, c.codes)
+
+
+def test_word_pieces_are_left_out_but_never_a_whole_prompt() -> None:
+    mask = torch.tensor([[True] * 40, [True] + [False] * 39])
+    kept = [lm.with_gaps(mask, Random(seed), 0.25) for seed in range(50)]
+    assert all(one[1].sum() == 1 for one in kept)
+    assert 0.65 < torch.stack(kept)[:, 0].float().mean() < 0.85
+    assert not (torch.stack(kept) & ~mask).any()
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:

@@ -159,6 +159,7 @@ def test_a_prompt_says_to_the_decoder_what_audiocraft_says(
     assert (cross[1] == 0).all()
 
 
+@pytest.mark.slow  # audiocraft's melody conditioner imports and compiles for twenty seconds
 def test_a_melody_model_reads_an_absent_melody_as_audiocraft_does(
     published: Path, hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

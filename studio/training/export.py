@@ -88,7 +88,7 @@ A MusicGen in small that ships with the studio: text → cross-attention → del
 | file | what |
 |---|---|
 | `config.json` | shapes |
-| `lm.safetensors` | transformer and conditioner under audiocraft's names: {millions} M, {layers} layers of {dim} |
+| `lm.safetensors` | transformer and conditioners under audiocraft's names: {millions} M, {layers} layers of {dim} |
 | `codec.safetensors` | the codec ({codec_millions} M parameters): 50 frames a second, 4 codebooks of 1024, 2 kbit/s |
 | `text.safetensors`, `tokenizer.json` | word pieces and their meanings, {words} numbers each, int8 |
 
@@ -101,9 +101,11 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
 - **Captions.** Written by `captions` from what is true of the piece; fresh ones at every step.
 - **Words.** The table is distilled from all-MiniLM-L6-v2 (Apache-2.0): principal components of what the model makes of
   "<word> music" and of its raw embeddings. The conditioner learns to read captions before the rest begins.
+- **Time.** Every step reads where in the beat, the bar and the phrase it stands (`studio/engine/metre.py`). The tempo
+  is the one that the prompt names, or one that its words let expect; so is the signature. "With an ending" gets one.
 - **Codec.** `studio/engine/spectral_codec.py`: ConvNeXt on STFT frames, residual vector quantiser, inverse STFT.
-- **Language model.** {steps} steps in {minutes} minutes on two CPU cores; Muon and AdamW; a moving average
-  of the weights.
+- **Language model.** {steps} steps in {minutes} minutes on two CPU cores, from the weights of the version before; Muon
+  and AdamW; a moving average of the weights. A part of each prompt's words is left out, so that none names its piece.
 
 ## What to expect
 General MIDI instruments, no voices, no recordings' sound. It knows the genres, instruments, moods and tempi of its
