@@ -10,7 +10,7 @@ from studio.training import evaluate
 from studio.training.captions import Expectation
 from studio.training.codec import log_mel_distance
 from studio.training.judge import Truth, features, truth_of_prompt
-from studio.training.measures import SAMPLE_RATE, Audio, key, onsets, pulse, statistics
+from studio.training.measures import SAMPLE_RATE, Audio, key, onsets, pulse, statistics, tempo
 
 RATE = SAMPLE_RATE
 
@@ -43,6 +43,24 @@ def test_a_steady_beat_has_a_pulse_and_noise_has_none() -> None:
     noise = 0.2 * np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
     assert pulse(noise) < 0.2 < 0.6 < pulse(tone())
     assert onsets(tone(8.0)) == pytest.approx(4.0, abs=0.3)  # on and off, twice a second
+
+
+def clicks(bpm: float, seconds: float = 8.0) -> Audio:
+    clip = np.zeros(round(seconds * RATE), np.float32)
+    for at in np.arange(0, seconds - 0.1, 60 / bpm):
+        start = round(at * RATE)
+        clip[start : start + 800] = 0.5 * np.sin(np.arange(800))
+    return clip
+
+
+@pytest.mark.parametrize("bpm", [70, 96, 120, 150])
+def test_the_tempo_of_a_metronome_is_measured(bpm: int) -> None:
+    assert tempo(clicks(bpm)) == pytest.approx(bpm, rel=0.02)
+
+
+def test_a_tempo_is_kept_within_six_percent_and_half_of_it_is_counted_apart() -> None:
+    found = evaluate.tempo_kept([clicks(100), clicks(100), clicks(100), clicks(100)], [103, 110, 50, 200])
+    assert found == {"kept": 0.25, "kept_or_octave": 0.75}
 
 
 def test_a_scale_is_in_a_key_and_a_cluster_is_not() -> None:

@@ -225,6 +225,18 @@ def evaluation_prompts(n: int = 200) -> list[tuple[str, Expectation]]:
     return list(found.items())
 
 
+def tempo_prompts(n: int) -> list[tuple[str, int]]:
+    """Prompts that name a tempo and what it is, in beats a minute; the same list every time."""
+    found: dict[str, int] = {}
+    seed = EVALUATION_FIRST_SEED
+    while len(found) < n:
+        description = compose(seed).description
+        genre = Phrases(description, Random(seed), held_out=True).genre()
+        found[f"{genre}, {description.bpm} bpm"] = description.bpm
+        seed += 1
+    return list(found.items())
+
+
 def _held_out_prompt(p: Phrases) -> tuple[str, Expectation]:
     of = p.of
     genre, lead, mood, tempo, drums = p.genre(), p.lead(), p.mood(), p.tempo(), p.drums()

@@ -25,17 +25,18 @@ from studio.engine.text import WordPieces
 from studio.schemas import GenerationRequest
 from studio.settings import Settings
 from studio.training import lm
-from studio.training.captions import evaluation_prompts
+from studio.training.captions import evaluation_prompts, tempo_prompts
 from studio.training.codec import log_mel_distance
-from studio.training.data import read_shards
+from studio.training.data import Shard, read_shards
 from studio.training.export import write_measurements
 from studio.training.judge import FIELDS, Judge, Listener, Truth, truth_of_prompt
-from studio.training.measures import SAMPLE_RATE, Audio, statistics
+from studio.training.measures import SAMPLE_RATE, Audio, statistics, tempo
 from studio.training.place import Place
 
 log = logging.getLogger(__name__)
 
 OPUS_RATE = 48_000
+TEMPO_TOLERANCE = 0.06
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Evaluation:
 
     prompts: int = 200
     seconds: float = 8.0  # of each generated clip
+    tempo_prompts: int = 50  # that name a tempo
     outputs: int = 100  # whose level, flatness, silence and clipping are measured
     codec_pieces: int = 24  # held out, 10 s of each
     opus_kbits: tuple[int, ...] = (12, 16)
@@ -58,14 +60,22 @@ def evaluate(config: Evaluation, place: Place, assets: Path) -> dict[str, Any]:
     codec = SpectralCodec.load(place.codec_export)
     judge = Judge.learn(config.judge_pieces, config.soundfont, codec, place.folder / "judge.pt")
     found: dict[str, Any] = {"settings": json.loads(json.dumps(asdict(config), default=str))}
-    music = list(_held_out_music(place.music / "heldout"))
+    shards = read_shards(place.music / "heldout")
+    music = [piece for shard in shards for piece in _audio(shard)]
     found["codec_log_mel_distance"] = codec_distances(config, codec, music)
     found["loss"] = losses(place)
     prompts = evaluation_prompts(config.prompts)
     clips = generate(config, assets, [prompt for prompt, _ in prompts])
     found["judge_accuracy"] = judge.accuracy
     found["adherence"] = adherence(judge, clips, [truth_of_prompt(expected) for _, expected in prompts])
+    named = tempo_prompts(config.tempo_prompts)
+    named_clips = generate(config, assets, [prompt for prompt, _ in named])
     length = round(config.seconds * SAMPLE_RATE)
+    bpm = [record["description"]["bpm"] for shard in shards for record in shard.records]
+    found["named_tempo"] = {
+        "generated": tempo_kept(named_clips, [bpm for _, bpm in named]),
+        "training_music": tempo_kept([piece[:length] for piece in music], bpm),
+    }
     found["outputs"] = statistics(clips[: config.outputs])
     found["training_music"] = statistics([piece[:length] for piece in music[: config.outputs]])
     (assets / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -144,6 +154,20 @@ def adherence(judge: Listener, clips: Sequence[Audio], wanted: Sequence[Truth]) 
     return found
 
 
+def tempo_kept(clips: Sequence[Audio], wanted: Sequence[float]) -> dict[str, float]:
+    """Share of clips whose measured tempo is the wanted one, and of those where it may be twice or half of it."""
+    heard = [tempo(clip) for clip in clips]
+    pairs = list(zip(heard, wanted, strict=True))
+    return {
+        "kept": _mean([_near(found, bpm) for found, bpm in pairs]),
+        "kept_or_octave": _mean([any(_near(found, bpm * by) for by in (0.5, 1, 2)) for found, bpm in pairs]),
+    }
+
+
+def _near(found: float, wanted: float) -> bool:
+    return abs(found / wanted - 1) <= TEMPO_TOLERANCE
+
+
 def table(found: dict[str, Any]) -> str:
     """The figures as the card shows them."""
     settings, codec, loss = found["settings"], found["codec_log_mel_distance"], found["loss"]
@@ -165,6 +189,15 @@ def table(found: dict[str, Any]) -> str:
             for name, row in found["adherence"].items()
         ),
         "",
+        *(
+            f"{title}, {row['kept']:.0%} keep the tempo within {TEMPO_TOLERANCE:.0%}, {row['kept_or_octave']:.0%} if "
+            "twice or half of it counts."
+            for title, row in (
+                (f"Of {settings['tempo_prompts']} clips whose prompts name a tempo", found["named_tempo"]["generated"]),
+                ("Of held-out pieces, by the same measure", found["named_tempo"]["training_music"]),
+            )
+        ),
+        "",
         "Pulse: the onsets' autocorrelation at the beat, 0.09 for noise. Key: correlation with the best of 24.",
         "",
         "| | level, dBFS | flatness | silent | clipped | pulse | onsets a second | key |",
@@ -182,10 +215,9 @@ def _named(codec: str) -> str:
     return "this codec at 2 kbit/s" if codec == "codec" else f"Opus at {codec.removeprefix('opus_')} kbit/s"
 
 
-def _held_out_music(folder: Path) -> Iterator[Audio]:
-    for shard in read_shards(folder):
-        for piece in shard.audio:
-            yield piece.astype(np.float32) / 32768
+def _audio(shard: Shard) -> Iterator[Audio]:
+    for piece in shard.audio:
+        yield piece.astype(np.float32) / 32768
 
 
 def _mean(values: Sequence[bool]) -> float:

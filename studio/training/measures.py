@@ -20,6 +20,7 @@ CLIPPED = 0.999
 FLATNESS_WINDOW = 2048  # samples
 HOP = 320  # samples between frames of onset strength: 10 ms
 SHORTEST_BEAT, LONGEST_BEAT = 25, 150  # hops: 240 to 40 beats a minute
+USUAL_BEAT, SPREAD = 120, 0.9  # beats a minute, octaves: which of a pulse's multiples people call the beat
 ONSET_GAP = 6  # hops; two onsets that are closer are one
 CHROMA_WINDOW = 8192  # samples: tells neighbouring semitones apart from 65 Hz on
 LOWEST_HZ, HIGHEST_HZ = 65.0, 2000.0
@@ -59,6 +60,15 @@ def clipped(clip: Audio) -> float:
 def pulse(clip: Audio) -> float:
     """How regular the onsets are: the highest autocorrelation of their strength at the lag of a beat; 1 a metronome."""
     return float(periodicity(onset_strength(clip))[SHORTEST_BEAT:LONGEST_BEAT].max())
+
+
+def tempo(clip: Audio) -> float:
+    """Beats a minute: the strongest lag of the onsets' autocorrelation, usual tempi preferred (Ellis, Beat Tracking by
+    Dynamic Programming, 2007)."""
+    lags = torch.arange(SHORTEST_BEAT, LONGEST_BEAT)
+    bpm = 60 * SAMPLE_RATE / HOP / lags
+    usual = torch.exp(-0.5 * ((bpm / USUAL_BEAT).log2() / SPREAD).square())
+    return float(bpm[(periodicity(onset_strength(clip))[lags] * usual).argmax()])
 
 
 def onsets(clip: Audio) -> float:
