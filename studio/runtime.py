@@ -135,7 +135,7 @@ class Studio:
         recovered = recover(self._queue, self.settings)
         found = {"waiting": recovered.pending, "interrupted": len(recovered.interrupted)}
         logger.info("Queue recovered", extra=found)
-        collect_orphans(self.settings.audio_dir, self._queue.filenames)
+        collect_orphans(self.settings.audio_dir, self._queue.tracks)
         if work:
             self._worker.start()
         self._courier.start()
@@ -363,7 +363,7 @@ class Studio:
 
     def track_path(self, filename: str) -> Path:
         """Where a finished job's audio lies. Raises JobNotFound for any name that is not exactly such a file's."""
-        if filename not in self._queue.filenames([filename]):
+        if not self._queue.is_track(filename):
             raise JobNotFound(filename)
         path = self.settings.audio_dir / filename
         try:

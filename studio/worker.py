@@ -22,7 +22,7 @@ from typing import Protocol
 import psutil
 
 from studio.audio import loudness
-from studio.audio.files import FORMAT, write_track
+from studio.audio.files import file_name, write_track
 from studio.backoff import next_attempt_s
 from studio.clip import Clip
 from studio.engine.base import Chunk, Engine, EngineLoader, Event, Failed, Finished, Progress
@@ -303,7 +303,7 @@ class Worker:
         decoded_at = time.monotonic()
         self._observer.step_ended(Step.GENERATING, decoded_at - job.encoded_at)
         self._queue.advance(claim, Step.SAVING, PROGRESS_DECODED)
-        path = self._settings.audio_dir / f"{claim.job_id}.{FORMAT}"
+        path = self._settings.audio_dir / file_name(claim.job_id)
         info = write_track(path, clip, claim.request, {"precision": self.engine.precision})
         track = Track(
             **info.model_dump(),
@@ -316,7 +316,7 @@ class Worker:
         try:
             self._queue.complete(claim, track)
         except LeaseLost:
-            if not self._queue.filenames([path.name]):  # else it was retried, and another worker was faster
+            if not self._queue.is_track(path.name):  # else it was retried, and another worker was faster
                 path.unlink(missing_ok=True)
             raise
         self._free(claim.job_id)

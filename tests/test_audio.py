@@ -81,10 +81,13 @@ def test_a_full_disk_is_said_in_words_and_leaves_nothing(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_old_files_that_no_job_knows_are_collected(tmp_path: Path) -> None:
-    for name in ("known.wav", "orphan.wav", "young.wav", ".half.wav.part"):
+def test_only_old_files_that_ended_jobs_do_not_have_are_collected(tmp_path: Path) -> None:
+    for name in ("done.wav", ".done.wav.part", "failed.wav", "young.wav", "running.wav", ".running.wav.part", "a.txt"):
         (tmp_path / name).write_bytes(b"")
         if name != "young.wav":
             os.utime(tmp_path / name, (0, 0))
-    assert sorted(collect_orphans(tmp_path, {"known.wav"}.intersection)) == [".half.wav.part", "orphan.wav"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["known.wav", "young.wav"]
+    ended = {"done": "done.wav", "failed": None, "young": None}
+    collected = collect_orphans(tmp_path, lambda asked: {job_id: ended[job_id] for job_id in asked if job_id in ended})
+    assert collected == [".done.wav.part", "failed.wav"]
+    left = {".running.wav.part", "a.txt", "done.wav", "running.wav", "young.wav"}
+    assert {path.name for path in tmp_path.iterdir()} == left

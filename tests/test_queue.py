@@ -489,7 +489,8 @@ def test_whatever_is_asked_for_is_found_nowhere(queue: JobQueue, name: str) -> N
     for batch_call in (queue.batch, queue.cancel_batch):
         with pytest.raises(BatchNotFound):
             batch_call(name)
-    assert queue.filenames([name]) == set()
+    assert not queue.is_track(name)
+    assert queue.tracks([name]) == {}
     assert queue.changed([name], -1) == []
     with pytest.raises(InvalidRequest, match=r"after\.0"):
         queue.enqueue([request().model_copy(update={"after": [name]})])
@@ -1081,12 +1082,15 @@ def test_searching_knows_letters_beyond_ascii(queue: JobQueue) -> None:
 
 
 def test_files_are_known_by_their_jobs(queue: JobQueue) -> None:
-    add(queue, 2)
-    names = {finish(queue).filename, finish(queue).filename}
-    (one, _) = names
-    assert queue.filenames([name or "" for name in names]) == names
-    assert queue.filenames([*(f"{number}.wav" for number in range(1200)), one or "", "../etc/passwd"]) == {one}
-    assert queue.filenames([]) == set()
+    done, running, waiting = add(queue, 3)
+    assert finish(queue).filename == f"{done}.wav"
+    take(queue)
+    failed = ended(queue, "cancelled")
+    assert queue.is_track(f"{done}.wav")
+    assert not any(map(queue.is_track, (f"{running}.wav", "../etc/passwd", "")))
+    asked = [*(f"gen_{number}" for number in range(1200)), done, running, waiting, failed]
+    assert queue.tracks(asked) == {done: f"{done}.wav", failed: None}
+    assert queue.tracks([]) == {}
 
 
 # Time

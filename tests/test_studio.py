@@ -359,6 +359,18 @@ def test_after_kill_9_waiting_jobs_run_and_the_interrupted_one_has_failed(
         studio.stop()
 
 
+def test_a_start_leaves_the_audio_of_another_database_alone(tmp_path: Path) -> None:
+    with Studio(settings(tmp_path), load_sine) as studio:
+        job_id = studio.submit(ask()).job_id
+        finish(studio, job_id)
+        path = studio.track_path(f"{job_id}.wav")
+    os.utime(path, (0, 0))
+    with Studio(settings(tmp_path, database_url=f"sqlite:///{tmp_path / 'new.db'}"), load_sine):
+        assert path.exists()
+    with Studio(settings(tmp_path), load_sine) as studio:
+        assert studio.track_path(path.name) == path
+
+
 def test_several_watchers_see_the_end(slow_studio: Studio) -> None:
     job_id = slow_studio.submit(ask()).job_id
     ends: list[JobStatus] = []

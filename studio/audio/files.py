@@ -8,7 +8,7 @@ import os
 import re
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,19 +66,31 @@ def read_recipe(path: Path) -> dict[str, object]:
         return loaded
 
 
-def collect_orphans(audio_dir: Path, known: Callable[[list[str]], set[str]]) -> list[str]:
-    """Delete files that no job knows (a crash between the file and the row leaves one); their names.
+def file_name(job_id: str) -> str:
+    """Of a job's track, below the audio directory."""
+    return f"{job_id}.{FORMAT}"
 
-    `known` picks those names that are a job's: what lies here is asked for, not what all jobs ever made.
+
+def collect_orphans(audio_dir: Path, tracks: Callable[[list[str]], Mapping[str, str | None]]) -> list[str]:
+    """Delete files that a crash has left (between the file and the row, or half written); their names.
+
+    `tracks` gives of those jobs that have ended the file that is their track. The files of all other jobs stay: they
+    are being made, or another database knows them.
     """
     if not audio_dir.is_dir():
         return []
     horizon = time.time() - ORPHAN_AGE_S
     old = {entry.name: entry for entry in audio_dir.iterdir() if entry.is_file() and entry.stat().st_mtime < horizon}
-    orphans = sorted(old.keys() - known(list(old)))
+    ended = tracks(sorted({_job_of(name) for name in old}))
+    orphans = sorted(name for name in old if ended.get(_job_of(name), name) != name)
     for name in orphans:
         old[name].unlink(missing_ok=True)
     return orphans
+
+
+def _job_of(name: str) -> str:
+    """Whose track, or half a track, the file is."""
+    return name.removeprefix(".").partition(".")[0]
 
 
 def _write_wav(path: Path, clip: Clip, metadata: dict[str, object]) -> None:

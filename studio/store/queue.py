@@ -503,14 +503,21 @@ class JobQueue:
         with self._db.read() as session:
             return forecast(session, work, now, self._alive)
 
-    def filenames(self, among: Collection[str]) -> set[str]:
-        """Those of the names that are files of tracks."""
-        names, found = list(among), set[str | None]()
+    def is_track(self, filename: str) -> bool:
+        """Whether a job has this file."""
         with self._db.read() as session:
-            for first in range(0, len(names), NAMES_AT_ONCE):
-                asked = names[first : first + NAMES_AT_ONCE]
-                found.update(session.exec(select(col(Job.filename)).where(col(Job.filename).in_(asked))))
-        return {name for name in found if name}
+            return session.exec(select(exists().where(col(Job.filename) == filename))).one()
+
+    def tracks(self, job_ids: Sequence[str]) -> dict[str, str | None]:
+        """The files of those of the jobs that have ended; None for one that has none."""
+        ended = [has_status(status) for status in JobStatus if status.ended]
+        rows = select(col(Job.job_id), col(Job.filename)).where(or_(*ended))
+        found: dict[str, str | None] = {}
+        with self._db.read() as session:
+            for first in range(0, len(job_ids), NAMES_AT_ONCE):
+                asked = job_ids[first : first + NAMES_AT_ONCE]
+                found.update(session.exec(rows.where(col(Job.job_id).in_(asked))).all())
+        return found
 
     def list(self, status: JobStatus | None, page: int, page_size: int, search: str | None = None) -> tuple[Jobs, int]:
         """A page of jobs, newest first, and how many there are; `page` counts from 1.
