@@ -2,7 +2,8 @@
 
 It knows the queue's API and the engine's slots, and nothing of the web. A second thread keeps the leases alive while a
 model loads or downloads. What the worker may write is fenced by the lease: a job that somebody cancelled or that
-another worker took over is dropped from its slot the moment a write says so.
+another worker took over is dropped from its slot the moment a write says so. A database that is away for a moment costs
+no job: progress goes unwritten, and how a job ended is written once it is back.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Protocol
 
 import psutil
@@ -26,8 +29,8 @@ from studio.audio.files import file_name, write_track
 from studio.backoff import next_attempt_s
 from studio.clip import Clip
 from studio.engine.base import Chunk, Engine, EngineLoader, Event, Failed, Finished, Progress
-from studio.errors import LeaseLost, OutOfMemory, StudioError
-from studio.schemas import PROGRESS_DECODED, PROGRESS_LOADED, Step, utcnow
+from studio.errors import DatabaseUnavailable, DiskFull, LeaseLost, OutOfMemory, StudioError
+from studio.schemas import PROGRESS_DECODED, PROGRESS_LOADED, Step
 from studio.settings import Settings
 from studio.store.queue import Claim, JobQueue, Recovered, Track
 from studio.store.tables import Worker as WorkerRow
@@ -38,7 +41,12 @@ logger = logging.getLogger(__name__)
 IDLE_POLL_S = 0.5  # how soon a job that another process enqueued is seen
 PROGRESS_INTERVAL_S = 0.4  # a write costs as much as two decode steps of a small model
 ERROR_PAUSE_S = 1.0  # the loop failed itself (the database is gone, say): breathe, then go on
+STOP_MARGIN_S = 5.0  # beyond the deadline for jobs in flight: to save one, to hand the others back
 GOOD_JOBS = 10  # completed since memory last ran out; then one more request is admitted together
+SAME_START_S = 2.0  # two readings of when a process started differ by less: the kernel tells the boot's time in seconds
+HOST_PROCESSES = 0xEFFFFFFC  # the number of Linux's first PID namespace: a machine's own, no container's
+
+AWAY = (DatabaseUnavailable, DiskFull)  # a write may succeed later
 
 
 def recover(queue: JobQueue, settings: Settings) -> Recovered:
@@ -104,6 +112,7 @@ class Worker:
         self._beat()
         for thread in self._threads:
             thread.start()
+        threading.Thread(target=loudness.prepare, name="loudness", daemon=True).start()  # while a model loads
 
     def wake(self) -> None:
         """There is something new in the queue."""
@@ -111,6 +120,8 @@ class Worker:
 
     def drop(self, job_id: str) -> None:
         """The job was cancelled: free its slot before the next decode step, unless it has been claimed anew."""
+        if not self.alive:
+            return
         with self._lock:
             self._dropped.add(job_id)
         self._wake.set()
@@ -119,10 +130,16 @@ class Worker:
         """Claim no more, finish what is in flight within the deadline, hand the rest back, and end."""
         self._stopping.set()
         self._wake.set()
+        deadline = time.monotonic() + self._settings.shutdown_seconds + STOP_MARGIN_S
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(self._settings.shutdown_seconds + 5.0)
-        self._queue.forget_worker(self.worker_id)
+                thread.join(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            left = self._claims()  # by a loop that has not come to its end: it loads a model
+        for claim in left:
+            self._hand_back(claim)
+        with suppress(*AWAY):  # then its silence tells
+            self._queue.forget_worker(self.worker_id)
 
     @property
     def alive(self) -> bool:
@@ -132,7 +149,6 @@ class Worker:
     # The loop
 
     def _run(self) -> None:
-        loudness.prepare()
         while not self._stopping.is_set():
             try:
                 busy = self._turn()
@@ -142,7 +158,10 @@ class Worker:
                 self._stopping.wait(ERROR_PAUSE_S)
             if not busy:
                 self._wake.wait(IDLE_POLL_S)
-        self._drain()
+        try:
+            self._drain()
+        except Exception:
+            logger.exception("The worker did not stop in good order")
 
     def _turn(self) -> bool:
         """Claim what fits, decode one step; whether there was anything to do."""
@@ -172,8 +191,8 @@ class Worker:
         with self._lock:
             self._waiting.extend(claims)
         for claim in claims:
-            if claim.job_id in self._in_flight:  # cancelled and retried since this turn began
-                self._free(claim.job_id)
+            if old := self._in_flight.get(claim.job_id):  # cancelled and retried since this turn began
+                self._free(old.claim)
             if claim.waited_s is not None:
                 self._observer.step_ended(Step.QUEUED, claim.waited_s)
             _log(logging.INFO, "Job started", claim, attempt=claim.retry_count + 1, model=claim.request.model)
@@ -189,8 +208,6 @@ class Worker:
             assert self.engine is not None
             if self._room(self.engine) <= 0:
                 return
-            with self._lock:
-                self._waiting.pop(0)
             self._admit(self.engine, claim)
 
     def _room(self, engine: Engine) -> int:
@@ -199,27 +216,28 @@ class Worker:
     def _switch_model(self, claim: Claim) -> bool:
         model = claim.request.model
         assert model is not None
-        if self.engine is not None:
-            self.engine.close()
-            self.engine = None
         started = time.monotonic()
         try:
-            self._queue.advance(claim, Step.LOADING_MODEL, 0.0)
+            self._close_engine()
+            self._advance(claim, Step.LOADING_MODEL, 0.0)
             self.engine = self._load(model, self._loading_progress(claim))
             self._loaded(claim, time.monotonic() - started)
         except Exception as error:
-            with self._lock:
-                self._waiting.remove(claim)
             self._end_badly(claim, error)
             return False
         return True
+
+    def _close_engine(self) -> None:
+        engine, self.engine = self.engine, None  # first of all: one that cannot even be closed is not used again
+        if engine is not None:
+            engine.close()
 
     def _loaded(self, claim: Claim, took_s: float) -> None:
         self._observer.step_ended(Step.LOADING_MODEL, took_s)
         fields = {"job_id": claim.job_id, "model": claim.request.model, "seconds": round(took_s, 2)}
         logger.info("Model loaded", extra=fields)
-        self._beat()
-        self._queue.advance(claim, Step.LOADING_MODEL, PROGRESS_LOADED, loaded_s=took_s)
+        self._show()
+        self._advance(claim, Step.LOADING_MODEL, PROGRESS_LOADED, loaded_s=took_s)
 
     def _loading_progress(self, claim: Claim) -> Callable[[float, str], None]:
         written_at = 0.0
@@ -230,22 +248,24 @@ class Worker:
                 raise LeaseLost("The worker is stopping.")
             if time.monotonic() - written_at >= PROGRESS_INTERVAL_S:
                 written_at = time.monotonic()
-                self._queue.advance(claim, Step.LOADING_MODEL, fraction * PROGRESS_LOADED)
+                self._advance(claim, Step.LOADING_MODEL, fraction * PROGRESS_LOADED)
 
         return write
 
     def _admit(self, engine: Engine, claim: Claim) -> None:
         try:
-            self._queue.advance(claim, Step.ENCODING_PROMPT, PROGRESS_LOADED)
+            self._advance(claim, Step.ENCODING_PROMPT, PROGRESS_LOADED)
             admitted_at = time.monotonic()
             engine.admit(claim.job_id, claim.request)
-            job = self._in_flight[claim.job_id] = _InFlight(claim, admitted_at)
+            job = _InFlight(claim, admitted_at)
+            with self._lock:
+                self._waiting.remove(claim)
+                self._in_flight[claim.job_id] = job
             self._observer.step_ended(Step.ENCODING_PROMPT, job.encoded_at - admitted_at)
-            self._queue.advance(claim, Step.GENERATING, PROGRESS_LOADED)
+            self._advance(claim, Step.GENERATING, PROGRESS_LOADED)
         except Exception as error:
             if isinstance(error, OutOfMemory):
                 self._admit_fewer(len(self._in_flight) + 1)
-            self._free(claim.job_id)
             self._end_badly(claim, error)
 
     def _step(self) -> bool:
@@ -284,7 +304,6 @@ class Worker:
                 case Failed(_, error):
                     raise error
         except Exception as error:
-            self._free(event.key)
             self._end_badly(job.claim, error)
 
     def _let_hear(self, job: _InFlight, clip: Clip) -> None:
@@ -295,14 +314,19 @@ class Worker:
         if time.monotonic() - job.written_at >= PROGRESS_INTERVAL_S:
             job.written_at = time.monotonic()
             progress = PROGRESS_LOADED + job.done * (PROGRESS_DECODED - PROGRESS_LOADED)
-            self._queue.advance(job.claim, Step.GENERATING, progress)
+            self._advance(job.claim, Step.GENERATING, progress)
+
+    def _advance(self, claim: Claim, step: Step, progress: float, loaded_s: float | None = None) -> None:
+        """Say how far the job is, if the database can be told. Raises LeaseLost."""
+        with suppress(*AWAY):
+            self._queue.advance(claim, step, progress, loaded_s)
 
     def _save(self, job: _InFlight, clip: Clip) -> None:
         assert self.engine is not None
         claim = job.claim
         decoded_at = time.monotonic()
         self._observer.step_ended(Step.GENERATING, decoded_at - job.encoded_at)
-        self._queue.advance(claim, Step.SAVING, PROGRESS_DECODED)
+        self._advance(claim, Step.SAVING, PROGRESS_DECODED)
         path = self._settings.audio_dir / file_name(claim.job_id)
         info = write_track(path, clip, claim.request, {"precision": self.engine.precision})
         track = Track(
@@ -314,12 +338,12 @@ class Worker:
             together=job.neighbours / job.steps,
         )
         try:
-            self._queue.complete(claim, track)
+            self._insist(lambda: self._queue.complete(claim, track))
         except LeaseLost:
             if not self._queue.is_track(path.name):  # else it was retried, and another worker was faster
                 path.unlink(missing_ok=True)
             raise
-        self._free(claim.job_id)
+        self._free(claim)
         self._observer.step_ended(Step.SAVING, time.monotonic() - decoded_at)
         self._observer.track_made(track.duration, track.generation_time_seconds)
         _log(logging.INFO, "Job completed", claim, seconds=round(track.generation_time_seconds, 2))
@@ -334,7 +358,7 @@ class Worker:
         if fewer < self._together:
             self._together = fewer
             logger.warning("Out of memory: fewer requests together", extra={"tried": tried, "at_most": fewer})
-            self._beat()
+            self._show()
 
     def _admit_more(self) -> None:
         """Memory has sufficed for a while: try one more."""
@@ -343,57 +367,81 @@ class Worker:
             self._good_jobs = 0
             self._together += 1
             logger.info("One more request together", extra={"at_most": self._together})
+            self._show()
+
+    def _show(self) -> None:
+        """What the worker says of itself has changed; a database that is away hears it with the next beat."""
+        with suppress(*AWAY):
             self._beat()
 
     # Endings
 
     def _end_badly(self, claim: Claim, error: Exception) -> None:
-        """Write down how an attempt ended: dropped, to be tried again, or failed for good."""
+        """Write down how an attempt ended (dropped, to be tried again, or failed for good), and free its slot."""
         try:
             if isinstance(error, LeaseLost):
                 self._let_go(claim)
-                return
-            permanent = isinstance(error, StudioError) and error.permanent
-            wait_s = None if permanent else next_attempt_s(self._settings, claim.retry_count)
-            self._queue.fail(claim, _sentence(error), wait_s, "".join(traceback.format_exception(error)))
-            if wait_s is None:
-                _log(logging.ERROR, f"Job failed after {claim.retry_count} retries", claim, error)
-                return
-            attempt = claim.retry_count + 1
-            _log(logging.WARNING, "Job failed, will retry", claim, error, f" (attempt {attempt})", delay_seconds=wait_s)
+            else:
+                self._fail(claim, error)
         except LeaseLost:
             self._let_go(claim)
+        except Exception:
+            logger.exception("How a job ended could not be written: %s", claim.job_id, extra={"job_id": claim.job_id})
+        finally:
+            self._free(claim)
+
+    def _fail(self, claim: Claim, error: Exception) -> None:
+        permanent = isinstance(error, StudioError) and error.permanent
+        wait_s = None if permanent else next_attempt_s(self._settings, claim.retry_count)
+        stack = "".join(traceback.format_exception(error))
+        self._insist(lambda: self._queue.fail(claim, _sentence(error), wait_s, stack))
+        if wait_s is None:
+            _log(logging.ERROR, f"Job failed after {claim.retry_count} retries", claim, error)
+            return
+        attempt = claim.retry_count + 1
+        _log(logging.WARNING, "Job failed, will retry", claim, error, f" (attempt {attempt})", delay_seconds=wait_s)
+
+    def _insist(self, write: Callable[[], object]) -> None:
+        """Write how a job ended, however long the database is away; its lease is kept until then. Raises LeaseLost."""
+        while True:
+            try:
+                write()
+                return
+            except AWAY as error:
+                if self._stopping.is_set():
+                    raise
+                logger.warning("How a job ended is not written yet: %s", error)
+                self._stopping.wait(ERROR_PAUSE_S)
 
     def _let_go(self, claim: Claim) -> None:
         """Somebody ended the job, or the worker stops while it loads a model: then the job goes back."""
-        if self._stopping.is_set() and self._hand_back(claim):
-            return
-        _log(logging.INFO, "Job dropped", claim)
+        if not self._stopping.is_set() or not self._hand_back(claim):
+            _log(logging.INFO, "Job dropped", claim)
 
     def _hand_back(self, claim: Claim) -> bool:
         try:
             self._queue.release(claim)
-        except LeaseLost:
+        except (LeaseLost, *AWAY):
             return False
         _log(logging.INFO, "Job handed back", claim)
         return True
 
-    def _free(self, job_id: str) -> None:
-        if self.engine is not None:
-            self.engine.evict(job_id)
-        self._streams.end(job_id)
-        self._look_at = 0.0
+    def _free(self, claim: Claim) -> None:
+        """The job is this worker's no more: its lease, its stream and its slot."""
         with self._lock:
-            self._in_flight.pop(job_id, None)
+            self._waiting = [other for other in self._waiting if other != claim]
+            self._in_flight = {job_id: job for job_id, job in self._in_flight.items() if job.claim != claim}
+        self._streams.end(claim.job_id)
+        self._look_at = 0.0
+        if self.engine is not None:
+            self.engine.evict(claim.job_id)
 
     def _fail_all(self, error: Exception) -> None:
-        jobs = list(self._in_flight.values())
-        for job in jobs:
-            self._free(job.claim.job_id)
-        if self.engine is not None:
-            self.engine.close()
-            self.engine = None
-        for job in jobs:
+        try:
+            self._close_engine()
+        except Exception:
+            logger.exception("The engine could not be closed")
+        for job in list(self._in_flight.values()):
             self._end_badly(job.claim, error)
 
     def _drop_cancelled(self) -> None:
@@ -404,12 +452,10 @@ class Worker:
             return
         tokens = [claim.token for claim in doubtful]
         held = self._queue.heartbeat(self.worker_id, tokens, self._settings.lease_seconds)  # a retried one may be ours
-        gone = [claim for claim in doubtful if claim.token not in held]
-        with self._lock:
-            self._waiting = [claim for claim in self._waiting if claim not in gone]
-        for claim in gone:
-            self._free(claim.job_id)
-            self._let_go(claim)
+        for claim in doubtful:
+            if claim.token not in held:
+                self._free(claim)
+                self._let_go(claim)
 
     def _claims(self) -> list[Claim]:
         return [*self._waiting, *(job.claim for job in self._in_flight.values())]
@@ -423,14 +469,13 @@ class Worker:
                 self._drop_cancelled()
                 self._step()
         finally:
-            self._return([job.claim for job in self._in_flight.values()])
-            if self.engine is not None:
-                self.engine.close()
+            self._return(job.claim for job in self._in_flight.values())
+            self._close_engine()
 
     def _return(self, claims: Iterable[Claim]) -> None:
         for claim in list(claims):
-            self._free(claim.job_id)
             self._hand_back(claim)
+            self._free(claim)
 
     # The heartbeat's thread
 
@@ -450,13 +495,12 @@ class Worker:
         self._queue.beat(
             WorkerRow(
                 worker_id=self.worker_id,
-                host=socket.gethostname(),
+                host=_host(),
                 pid=os.getpid(),
-                process_started_at=psutil.Process().create_time(),
+                process_started_at=_started_at(os.getpid()),
                 device=engine.device if engine else None,
                 model=engine.model if engine else None,
                 slots=min(engine.slots, self._together) if engine else self._together,
-                beat_at=utcnow(),
             )
         )
 
@@ -471,12 +515,31 @@ class Worker:
 
 def _process_lives(worker: WorkerRow) -> bool:
     """Whether a worker's process may still run: on this host that is known, of another only its lease tells."""
-    if worker.host != socket.gethostname():
+    if worker.host != _host():
         return True
     try:
-        return bool(abs(psutil.Process(worker.pid).create_time() - worker.process_started_at) < 1.0)
+        return abs(_started_at(worker.pid) - worker.process_started_at) < SAME_START_S
     except psutil.NoSuchProcess:
         return False
+
+
+@cache
+def _host() -> str:
+    """Within which process ids mean something: this machine, or a container on it, which may well share its name."""
+    try:
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:  # no Linux, no containers
+        namespace = HOST_PROCESSES
+    return socket.gethostname() + ("" if namespace == HOST_PROCESSES else f"/{namespace}")
+
+
+def _started_at(pid: int) -> float:
+    """Seconds from the machine's start to the process's: unlike its date, these do not change when the clock is set.
+
+    Raises:
+        psutil.NoSuchProcess: it does not run.
+    """
+    return float(psutil.Process(pid).create_time() - psutil.boot_time())
 
 
 def _never(_retries: int) -> None:

@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import soundfile
 
 from studio import BatchRequest, GenerationRequest, Settings, Studio
+from studio.audio import loudness
 from studio.audio.files import read_recipe
 from studio.engine.base import Event, LoadProgress
 from studio.errors import (
@@ -29,7 +31,9 @@ from studio.errors import (
     RateLimited,
 )
 from studio.schemas import JobStatus, JobView, Step
+from tests.conftest import PostgresServer
 from tests.fakes import SineEngine, load_sine
+from tests.serving import load_slow
 
 
 def ask(prompt: str = "sad piano", **fields: object) -> GenerationRequest:
@@ -63,10 +67,7 @@ def studio(tmp_path: Path) -> Iterator[Studio]:
 def slow_studio(tmp_path: Path) -> Iterator[Studio]:
     """Decodes a second of audio in a second, one job at a time."""
 
-    def load(model: str, progress: LoadProgress) -> SineEngine:
-        return SineEngine(model, slots=1, step_s=0.1)
-
-    with Studio(settings(tmp_path), load) as studio:
+    with Studio(settings(tmp_path), load_slow) as studio:
         yield studio
 
 
@@ -311,15 +312,93 @@ def test_the_estimate_is_learned_and_counts_the_queue_ahead(slow_studio: Studio)
 
 
 def test_a_stop_hands_unfinished_jobs_back(tmp_path: Path) -> None:
-    def load(model: str, progress: LoadProgress) -> SineEngine:
-        return SineEngine(model, slots=1, step_s=0.1)
-
-    with Studio(settings(tmp_path, shutdown_seconds=0.2), load) as studio:
+    with Studio(settings(tmp_path, shutdown_seconds=0.2), load_slow) as studio:
         job_id = studio.submit(ask(duration=30.0)).job_id
         until(lambda: studio.job(job_id).current_step is Step.GENERATING)
     with Studio(settings(tmp_path), load_sine) as studio:
         job = finish(studio, job_id)
     assert (job.status, job.retry_count) == (JobStatus.COMPLETED, 0)
+
+
+def test_a_stop_hands_back_a_job_whose_model_still_loads(tmp_path: Path) -> None:
+    loading, over = threading.Event(), threading.Event()
+
+    def load(model: str, progress: LoadProgress) -> SineEngine:
+        loading.set()
+        over.wait()  # a file of some gigabytes, say
+        return load_sine(model, progress)
+
+    with Studio(settings(tmp_path, shutdown_seconds=0), load) as studio:
+        job_id = studio.submit(ask()).job_id
+        loading.wait()
+    assert _status(tmp_path, job_id) == "pending"
+    over.set()
+    with Studio(settings(tmp_path), load_sine) as studio:
+        assert finish(studio, job_id).retry_count == 0
+
+
+def test_no_job_waits_for_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(loudness, "prepare", over.wait)
+    with Studio(settings(tmp_path), load_sine) as studio:
+        assert finish(studio, studio.submit(ask()).job_id).status is JobStatus.COMPLETED
+        over.set()
+
+
+def test_a_job_keeps_its_lease_while_its_prompt_is_read(tmp_path: Path) -> None:
+    class Slow(SineEngine):
+        def admit(self, key: str, request: GenerationRequest) -> None:
+            time.sleep(2.0)
+            super().admit(key, request)
+
+    with Studio(settings(tmp_path, lease_seconds=1), lambda model, progress: Slow(model)) as studio:
+        job = finish(studio, studio.submit(ask()).job_id)
+    assert (job.status, job.error_message) == (JobStatus.COMPLETED, None)
+
+
+def test_an_engine_that_breaks_is_replaced(tmp_path: Path) -> None:
+    class Broken(SineEngine):
+        """As after an illegal access on a GPU: nothing works any more."""
+
+        def step(self) -> list[Event]:
+            raise RuntimeError("an illegal memory access was encountered")
+
+        def evict(self, key: str) -> None:
+            raise RuntimeError("an illegal memory access was encountered")
+
+        def close(self) -> None:
+            raise RuntimeError("an illegal memory access was encountered")
+
+    engines = iter([Broken(), SineEngine()])
+    with Studio(settings(tmp_path), lambda model, progress: next(engines)) as studio:
+        jobs = [finish(studio, job_id) for job_id in studio.submit_batch(BatchRequest(requests=[ask()] * 2)).job_ids]
+    assert {job.status for job in jobs} == {JobStatus.COMPLETED}
+
+
+@pytest.mark.postgres
+def test_a_database_that_is_away_for_a_moment_costs_no_job(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    url = postgres_server.create()
+    with Studio(settings(tmp_path, database_url=url, max_retries=0), load_slow) as studio:
+        begun, ending = (studio.submit(ask(duration=duration)).job_id for duration in (1.5, 1.0))
+        until(lambda: studio.job(begun).current_step is Step.GENERATING)
+        with postgres_server.away(url):
+            time.sleep(4.0)  # beyond its last step
+        jobs = [finish(studio, job_id) for job_id in (begun, ending)]
+        assert [(job.status, job.retry_count) for job in jobs] == [(JobStatus.COMPLETED, 0)] * 2
+        assert [row.outcome for row in studio.attempts(begun).attempts] == ["completed"]
+
+
+def test_a_living_workers_job_survives_that_the_clock_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process looks after the jobs of dead workers, and psutil tells when a process started as a date."""
+    with Studio(settings(tmp_path), load_slow) as studio:
+        job_id = studio.submit(ask(duration=2.0)).job_id
+        until(lambda: studio.job(job_id).current_step is Step.GENERATING)
+        told = psutil.boot_time()
+        monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: told + 3600)
+        other = Studio(settings(tmp_path), load_sine)
+        assert other.start(work=False).interrupted == []
+        other.stop()
+        assert finish(studio, job_id).status is JobStatus.COMPLETED
 
 
 CRASHING = """

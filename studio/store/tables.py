@@ -218,7 +218,7 @@ class Worker(SQLModel, table=True):
     worker_id: str = Field(primary_key=True, sa_type=String(100))
     host: str
     pid: int = Field(sa_type=BigInteger)
-    process_started_at: float  # seconds since the epoch: tells a process from a later one with the same pid
+    process_started_at: float  # seconds since the host's start: tells a process from a later one with the same pid
     device: str | None = None
     model: str | None = None  # the loaded one
     slots: int = 1  # requests that it decodes together, at present
