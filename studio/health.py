@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +39,9 @@ class Beat(Protocol):
     @property
     def slots(self) -> int: ...
     @property
-    def beat_at(self) -> datetime: ...
+    def silent_s(self) -> float: ...
+    @property
+    def alive(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Checkup:
         self._checks: dict[CheckName, Callable[[], HealthCheck]] = {
             "database": lambda: _database(ping),
             "gpu": lambda: _gpu(settings, gpus or nvidia_smi),
-            "queue": lambda: _queue(settings, stats(), workers(), state()),
+            "queue": lambda: _queue(stats(), workers(), state()),
             "disk_space": lambda: _disk_space(settings),
         }
         self._looks: dict[CheckName, _Look] = {}
@@ -156,17 +157,8 @@ def _gpu(settings: Settings, gpus: Callable[[], list[Gpu]]) -> HealthCheck:
     return HealthCheck(name="gpu", status=status, message=message, details=details)
 
 
-def living(settings: Settings, workers: Sequence[Beat]) -> list[Beat]:
-    """Those that have beaten lately."""
-    return [worker for worker in workers if _silence_s(worker) <= settings.lease_seconds]
-
-
-def _silence_s(worker: Beat) -> float:
-    return (utcnow() - worker.beat_at).total_seconds()
-
-
-def _queue(settings: Settings, stats: QueueStats, workers: Sequence[Beat], state: QueueState) -> HealthCheck:
-    alive = living(settings, workers)
+def _queue(stats: QueueStats, workers: Sequence[Beat], state: QueueState) -> HealthCheck:
+    alive = [worker for worker in workers if worker.alive]
     details = {
         "pending": stats.pending_jobs,
         "processing": stats.processing_jobs,
@@ -183,7 +175,7 @@ def _queue(settings: Settings, stats: QueueStats, workers: Sequence[Beat], state
         plural = "" if stats.pending_jobs == 1 else "s"
         message = f"{stats.pending_jobs} pending job{plural}" + (", and the queue is paused" if state.paused else "")
         return HealthCheck(name="queue", status=HEALTHY, message=message, details=details)
-    silence = min(map(_silence_s, workers), default=None)
+    silence = min((worker.silent_s for worker in workers), default=None)
     since = "none has started" if silence is None else f"none has been heard of for {silence:.0f} s"
     return HealthCheck(name="queue", status=UNHEALTHY, message=f"No worker is alive: {since}", details=details)
 

@@ -64,6 +64,7 @@ from studio.store.outbox import Outbox, job_of
 from studio.store.places import Place
 from studio.store.queue import JobQueue
 from studio.store.tables import Attempt, Delivery, Job
+from studio.store.tables import Worker as WorkerRow
 from studio.streams import Stream, Streams, Wake
 from studio.vitals import Sample, Vitals, WorkerSeen
 from studio.webhooks import Courier, check_url, event_of
@@ -119,7 +120,7 @@ class Studio:
             self.settings,
             ping=self._db.ping,
             stats=self._queue.stats,
-            workers=self._queue.workers,
+            workers=self.workers,
             state=self._queue.state,
             version=version("studio"),
         )
@@ -419,16 +420,12 @@ class Studio:
 
     def workers(self) -> list[WorkerSeen]:
         """The workers as they last spoke, the last to speak first."""
-        rows, now = self._queue.workers(), utcnow()
-        alive = health.living(self.settings, rows)
-        return [
-            WorkerSeen(
-                **row.model_dump(include={"worker_id", "host", "pid", "device", "model", "slots"}),
-                silent_s=max(0.0, (now - row.beat_at).total_seconds()),
-                alive=row in alive,
-            )
-            for row in rows
-        ]
+        now = self._db.now()
+        return [self._seen(row, max(0.0, (now - row.beat_at).total_seconds())) for row in self._queue.workers()]
+
+    def _seen(self, row: WorkerRow, silent_s: float) -> WorkerSeen:
+        said = row.model_dump(include={"worker_id", "host", "pid", "device", "model", "slots"})
+        return WorkerSeen(**said, silent_s=silent_s, alive=silent_s <= self.settings.lease_seconds)
 
     def limiter(self) -> LimiterState:
         """What the rate limit does at this moment."""
@@ -458,7 +455,7 @@ class Studio:
             },
             oldest_pending_age_s=stats.oldest_pending_job_age_seconds,
             paused=self._queue.state().paused,
-            workers_alive=len(health.living(self.settings, self._queue.workers())),
+            workers_alive=sum(worker.alive for worker in self.workers()),
             webhooks_waiting=self._outbox.depth(),
         )
 

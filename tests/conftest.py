@@ -102,6 +102,17 @@ class PostgresServer:
             connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
         return self.url(name)
 
+    def set_clock_ahead(self, url: str, hours: int) -> None:
+        """Of this database, as seen by connections to come."""
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE SCHEMA ahead")
+            connection.execute(
+                "CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS "
+                f"$$ SELECT pg_catalog.clock_timestamp() + interval '{hours} hours' $$"  # type: ignore[arg-type]
+            )
+            name = connection.info.dbname
+            connection.execute(f"ALTER DATABASE {name} SET search_path = ahead, pg_catalog, public")  # type: ignore[arg-type]
+
     @contextmanager
     def away(self, url: str) -> Iterator[None]:
         """Within the block the database takes no connections, and those that there were are cut."""

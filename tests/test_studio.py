@@ -30,7 +30,7 @@ from studio.errors import (
     OutOfMemory,
     RateLimited,
 )
-from studio.schemas import JobStatus, JobView, Step
+from studio.schemas import HealthStatus, JobStatus, JobView, Step
 from tests.conftest import PostgresServer
 from tests.fakes import SineEngine, load_sine
 from tests.serving import load_slow
@@ -386,6 +386,20 @@ def test_a_database_that_is_away_for_a_moment_costs_no_job(tmp_path: Path, postg
         jobs = [finish(studio, job_id) for job_id in (begun, ending)]
         assert [(job.status, job.retry_count) for job in jobs] == [(JobStatus.COMPLETED, 0)] * 2
         assert [row.outcome for row in studio.attempts(begun).attempts] == ["completed"]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_server_with_another_clock_knows_its_workers(
+    tmp_path: Path, postgres_server: PostgresServer, hours: int
+) -> None:
+    url = postgres_server.create()
+    postgres_server.set_clock_ahead(url, hours)
+    with Studio(settings(tmp_path, database_url=url), load_sine) as studio:
+        (worker,) = studio.workers()
+        assert worker.alive
+        assert worker.silent_s < 30
+        assert studio.health().checks["queue"].status is HealthStatus.HEALTHY
 
 
 def test_a_living_workers_job_survives_that_the_clock_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
