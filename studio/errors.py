@@ -60,10 +60,6 @@ class RateLimited(StudioError):
         super().__init__()
 
 
-class Cancelled(StudioError):
-    """The job was cancelled."""
-
-
 class LeaseLost(StudioError):
     """Another worker has taken this job over, or somebody ended it."""
 

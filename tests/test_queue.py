@@ -29,7 +29,8 @@ from studio.errors import (
 from studio.schemas import GenerationRequest, JobStatus, QueueState, Step
 from studio.store.answers import Once
 from studio.store.db import Database
-from studio.store.pace import share_left
+from studio.store.pace import GUESSED_PACE, share_left
+from studio.store.places import pace_of
 from studio.store.queue import OVERTAKE_S, STACK_MAX, Claim, JobQueue, Track
 from studio.store.tables import PRIORITY_STEP_S, Job, Worker, lane_of
 from tests.conftest import Clock
@@ -873,7 +874,7 @@ def test_positions_are_exact(queue: JobQueue, clock: Clock) -> None:
     assert claim.job_id == ids[1]
 
 
-def test_every_place_is_that_of_the_job_in_the_sorted_queue(queue: JobQueue, clock: Clock) -> None:
+def test_every_place_is_that_of_the_job_in_the_sorted_queue(queue: JobQueue, database: Database, clock: Clock) -> None:
     """Against the plain way: sort all that wait. Ages from a fraction of a second to a year, all lanes, two models."""
     for model, seconds in (("a", 4.0), ("b", 20.0)):
         add(queue, model=model)
@@ -892,26 +893,31 @@ def test_every_place_is_that_of_the_job_in_the_sorted_queue(queue: JobQueue, clo
         queue.to_front(job.job_id)
     running = take(queue)
     queue.advance(running, Step.GENERATING, 0.25)
-    assert_places_are_exact(queue)
+    assert_places_are_exact(queue, database)
     for job in queue.list(JobStatus.PENDING, 1, 1000)[0][::2]:
         if queue.get(job.job_id).status is JobStatus.PENDING:
             queue.cancel(job.job_id)
-    assert_places_are_exact(queue)
+    assert_places_are_exact(queue, database)
 
 
-def assert_places_are_exact(queue: JobQueue) -> None:
+def assert_places_are_exact(queue: JobQueue, database: Database) -> None:
     jobs, _ = queue.list(JobStatus.PENDING, 1, 1000)
     running, _ = queue.list(JobStatus.PROCESSING, 1, 1000)
     places = queue.places(jobs + running)
     assert set(places) == {job.job_id for job in jobs + running}
     assert queue.stats().pending_jobs == len(jobs) > 20
-    work_s = sum(queue.predict(job.model, job.duration) * share_left(job.progress) for job in running)
+    work_s = sum(alone_s(database, job) * share_left(job.progress) for job in running)
     for number, job in enumerate(sorted(jobs, key=lambda job: (lane_of(job), job.place, job.id)), start=1):
         place = places[job.job_id]
         assert (place.position, place.seconds_ahead) == (number, pytest.approx(work_s, rel=1e-3))
-        own_s = queue.predict(job.model, job.duration)
+        own_s = alone_s(database, job)
         assert place.seconds_left == pytest.approx(work_s + own_s, rel=1e-3)
         work_s += own_s
+
+
+def alone_s(database: Database, job: Job) -> float:
+    with database.read() as session:
+        return (pace_of(session, job.model) or GUESSED_PACE).seconds(job.duration)
 
 
 def test_an_emptied_queue_leaves_no_counts(queue: JobQueue, database: Database) -> None:
@@ -1001,8 +1007,9 @@ def test_a_model_that_is_not_loaded_takes_its_time_first(queue: JobQueue, clock:
 
 
 def test_a_model_that_was_never_loaded_takes_some_time_too(queue: JobQueue) -> None:
+    without = queue.forecast([("mini", 8.0)])
     queue.beat(worker())
-    assert queue.forecast([("mini", 8.0)]) > queue.predict("mini", 8.0)
+    assert queue.forecast([("mini", 8.0)]) > without
 
 
 def test_a_job_that_comes_after_others_is_made_after_them(queue: JobQueue, clock: Clock) -> None:
@@ -1096,9 +1103,8 @@ def test_files_are_known_by_their_jobs(queue: JobQueue) -> None:
 # Time
 
 
-def test_the_pace_is_unknown_before_the_first_job(queue: JobQueue) -> None:
-    assert queue.pace("mini") is None
-    assert queue.predict("mini", 8.0) > 0
+def test_before_the_first_job_a_time_is_guessed(queue: JobQueue) -> None:
+    assert queue.forecast([("mini", 8.0)]) > 0
 
 
 def test_the_pace_is_learned_from_finished_jobs_and_shrugs_off_a_slow_one(queue: JobQueue) -> None:
@@ -1107,31 +1113,44 @@ def test_the_pace_is_learned_from_finished_jobs_and_shrugs_off_a_slow_one(queue:
         finish(queue, duration=duration, generation_time_seconds=1.5 + 0.25 * duration)
     add(queue)
     finish(queue, duration=8.0, generation_time_seconds=600.0)
-    pace = queue.pace("mini")
-    assert pace is not None
-    assert (pace.per_second, pace.per_job) == (pytest.approx(0.25, rel=0.2), pytest.approx(1.5, abs=0.5))
-    assert queue.predict("mini", 20.0) == pytest.approx(6.5, rel=0.1)
-    assert queue.pace("mini", device="cuda:0") is None
-    assert queue.pace("large") is None
+    short, long = (queue.forecast([("mini", duration)]) for duration in (8.0, 20.0))
+    assert long - short == pytest.approx(3.0, rel=0.2)
+    assert long == pytest.approx(6.5, rel=0.1)
+    assert queue.forecast([("large", 20.0)]) == 20.0, "another model says nothing"
 
 
 def test_jobs_of_one_length_teach_a_pace_too(queue: JobQueue) -> None:
     for seconds in (3.0, 4.0, 5.0):
         add(queue)
         finish(queue, generation_time_seconds=seconds)
-    assert queue.predict("mini", 16.0) == pytest.approx(8.0, rel=0.02)
+    assert queue.forecast([("mini", 16.0)]) == pytest.approx(8.0, rel=0.02)
+
+
+def test_the_pace_is_that_of_the_devices_at_work(queue: JobQueue) -> None:
+    for device, seconds in (("cpu", 40.0), ("cuda:0", 1.0), ("cpu", 40.0)):
+        add(queue)
+        finish(queue, duration=8.0, generation_time_seconds=seconds, device=device)
+    for device, seconds in (("cuda:0", 1.0), ("cpu", 40.0)):
+        queue.beat(worker(device=device, model="mini"))
+        assert queue.forecast([("mini", 8.0)]) == pytest.approx(seconds, rel=0.2)
+    queue.beat(worker(device="mps", model="mini"))
+    assert queue.forecast([("mini", 8.0)]) != GUESSED_PACE.seconds(8.0), "other devices' jobs tell more than none"
 
 
 # Changes
 
 
+def changed_since(queue: JobQueue, version: int) -> list[Job]:
+    """The jobs that changed after `version`, the first change first."""
+    jobs, _ = queue.list(None, 1, 1000)
+    return sorted((job for job in jobs if job.version > version), key=lambda job: (job.version, job.id))
+
+
 def test_a_watcher_sees_every_change_and_nothing_twice(queue: JobQueue, clock: Clock) -> None:
-    version, changes = queue.changed_since(0, 10)
-    assert (version, changes) == (0, [])
     ids = add(queue, 3)
-    version, changes = queue.changed_since(version, 10)
-    assert [job.job_id for job in changes] == ids
-    assert queue.changed_since(version, 10) == (version, [])
+    version = queue.version()
+    assert [job.job_id for job in changed_since(queue, 0)] == ids
+    assert changed_since(queue, version) == queue.changed(ids, version) == []
 
     claim = take(queue)
     for change in (
@@ -1143,20 +1162,8 @@ def test_a_watcher_sees_every_change_and_nothing_twice(queue: JobQueue, clock: C
         before = queue.version()
         change()
         assert queue.version() > before
-        version, changes = queue.changed_since(version, 10)
-        assert [job.job_id for job in changes] == [ids[0]]
-
-
-def test_a_watcher_that_lags_catches_up_page_by_page(queue: JobQueue) -> None:
-    batches = [add(queue, 3) for _ in range(5)]
-    seen: list[str] = []
-    version, pages = 0, 0
-    while changes := queue.changed_since(version, 4)[1]:
-        version = changes[-1].version
-        seen += [job.job_id for job in changes]
-        pages += 1
-    assert seen == [job_id for batch in batches for job_id in batch]
-    assert pages == 3
+        assert [job.job_id for job in changed_since(queue, before)] == [ids[0]]
+        assert [job.job_id for job in queue.changed(ids, before)] == [ids[0]]
 
 
 def test_a_heartbeat_is_no_change(queue: JobQueue) -> None:
@@ -1178,9 +1185,10 @@ def test_a_watcher_misses_nothing_while_others_write(database: Database) -> None
         version = 0
         while True:
             last = written.is_set()
-            version, changes = queue.changed_since(version, 5)
-            seen.update(job.job_id for job in changes)
-            if last and not changes:
+            for job in changed_since(queue, version):
+                seen.add(job.job_id)
+                version = job.version
+            if last:
                 return
 
     watcher = threading.Thread(target=watch)

@@ -104,9 +104,11 @@ class _Outlook:
     def __init__(self, session: Session, now: datetime, alive: timedelta) -> None:
         self._session = session
         self._now = now
-        self._paces: dict[str, Pace] = {}
+        self._paces: dict[str, Pace | None] = {}
         processed = session.exec(select(Job).where(processing)).all()
-        self._shop = self._workshop(now - alive, processed)
+        workers = session.exec(select(Worker).where(col(Worker.beat_at) >= now - alive)).all()
+        self._devices = {worker.device for worker in workers if worker.device}
+        self._shop = self._workshop(workers, processed)
         self._running = [self._left(job) for job in processed]
         self._stretch = self._busy(processed)
         self._head = [
@@ -117,13 +119,11 @@ class _Outlook:
     def _rehearse(self, more: list[Part]) -> Rehearsal:
         return rehearse(self._running, self._head + more, self._shop, self.pace).stretched(self._stretch)
 
-    def _workshop(self, alive_since: datetime, processed: Sequence[Job]) -> Workshop:
-        alive = col(Worker.beat_at) >= alive_since
-        workers = self._session.exec(select(col(Worker.slots), col(Worker.model)).where(alive)).all()
+    def _workshop(self, workers: Sequence[Worker], processed: Sequence[Job]) -> Workshop:
         loading = [job for job in processed if job.current_step in (Step.QUEUED, Step.LOADING_MODEL)]
-        there = [model for _, model in workers if model] + [job.model for job in processed]
+        there = [worker.model for worker in workers if worker.model] + [job.model for job in processed]
         return Workshop(
-            slots=max(1, sum(slots for slots, _ in workers)),
+            slots=max(1, sum(worker.slots for worker in workers)),
             workers=max(1, len(workers)),
             loaded=frozenset(there),
             load_s=self._load_s if workers else lambda model: 0.0,
@@ -143,8 +143,11 @@ class _Outlook:
         return took_s * (1.0 - share) / share if 0.0 < share < 1.0 else 0.0
 
     def pace(self, model: str) -> Pace:
+        return self._learned(model) or GUESSED_PACE
+
+    def _learned(self, model: str) -> Pace | None:
         if model not in self._paces:
-            self._paces[model] = pace_of(self._session, model) or GUESSED_PACE
+            self._paces[model] = pace_of(self._session, model, self._devices)
         return self._paces[model]
 
     def place(self, job: Job, before: Collection[tuple[str, int, float]], paused: bool) -> Place:
@@ -194,14 +197,14 @@ class _Outlook:
             took_s = (self._now - job.admitted_at).total_seconds() - STALE_S if job.admitted_at else 0.0
             done = 1.0 - share_left(job.progress)
             expected_s = self._alone(job.model, job.duration) * self.pace(job.model).slowdown(together) * done
-            if took_s >= SHOWN_S and expected_s > 0.0 and pace_of(self._session, job.model):
+            if took_s >= SHOWN_S and expected_s > 0.0 and self._learned(job.model):
                 trust = done**0.5
                 shown.append(trust * took_s / expected_s + 1.0 - trust)
         return min(STRETCH_MAX, statistics.median(shown)) if shown else 1.0
 
     def _left(self, job: Job) -> Part:
         share = share_left(job.progress)
-        if job.admitted_at and share < 1.0 and pace_of(self._session, job.model) is None:  # the first tells by itself
+        if job.admitted_at and share < 1.0 and self._learned(job.model) is None:  # the first tells by itself
             took_s = (self._now - job.admitted_at).total_seconds()
             return Part(job.job_id, job.model, took_s * share / (1.0 - share))
         return Part(job.job_id, job.model, self._alone(job.model, job.duration) * share)
@@ -218,13 +221,15 @@ def _whole(lanes: Collection[int]) -> ColumnElement[bool]:
     return and_(col(Depth.lane).in_(lanes), col(Depth.shift) == SHIFTS[-1])
 
 
-def pace_of(session: Session, model: str, device: str | None = None) -> Pace | None:
-    """What a job of `model` takes, learned from the last ones that finished; None before the first."""
-    where = [completed, col(Job.model) == model] + ([col(Job.device) == device] if device else [])
-    recent = select(col(Job.track_duration), col(Job.generation_time_seconds), col(Job.together)).where(*where)
-    rows = session.exec(recent.order_by(col(Job.id).desc()).limit(RECENT)).all()
+def pace_of(session: Session, model: str, devices: Collection[str] = ()) -> Pace | None:
+    """What a job of `model` takes, learned from the last ones that finished: those on the devices, if there are any.
+    None before the first."""
+    made = and_(completed, col(Job.model) == model)
+    facts = (col(Job.track_duration), col(Job.generation_time_seconds), col(Job.together), col(Job.device))
+    rows = session.exec(select(*facts).where(made).order_by(col(Job.id).desc()).limit(RECENT)).all()
+    rows = [row for row in rows if row[-1] in devices] or rows
     return learn(
-        tuple(Made(duration, seconds, together or 1.0) for duration, seconds, together in rows if duration and seconds)
+        tuple(Made(audio_s, took_s, together or 1.0) for audio_s, took_s, together, _ in rows if audio_s and took_s)
     )
 
 

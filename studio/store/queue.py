@@ -28,8 +28,7 @@ from studio.store.db import Database
 from studio.store.ends import NO_SYNC, UNLEASED, ended, follow_up
 from studio.store.intake import put_in, waits_of
 from studio.store.ledger import NEXT, next_version
-from studio.store.pace import GUESSED_PACE, Pace
-from studio.store.places import Place, count_waiting, forecast, pace_of, places_of
+from studio.store.places import Place, count_waiting, forecast, places_of
 from studio.store.tables import (
     CLAIM_ORDER,
     LANES,
@@ -202,19 +201,17 @@ class JobQueue:
         now = self._now()
         values = {**_WAITS, "retry_count": 0, "error_message": None, "completed_at": None, "queued_at": now}
         values["series"] = col(Job.series) + 1
-        ended = or_(has_status(JobStatus.FAILED), has_status(JobStatus.CANCELLED))
         with self._db.write() as session:
-            values["version"] = next_version(session)
+            version = next_version(session)
             job = _find(session, job_id)
             if job.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
                 raise JobConflict(f"The job is {job.status}: only a failed or cancelled one is retried.")
             waits = waits_of(session, job)
             charge()
-            place = place_at(now, job.priority)
-            retried = _change(
-                session, and_(col(Job.job_id) == job_id, ended), place=place, waits_for=len(waits), **values
-            )
-            assert retried is not None  # nobody else changes a job in this transaction
+            values |= {"place": place_at(now, job.priority), "waits_for": len(waits)}
+            this = and_(col(Job.job_id) == job_id, has_status(job.status))
+            retried = _change(session, this, version=version, **values)
+            assert retried is not None  # nobody else changes jobs while this transaction holds the ledger
             session.add_all(waits)
         return retried
 
@@ -272,7 +269,7 @@ class JobQueue:
         now = self._now()
         with self._db.read() as session:
             paused_at, head, due = session.exec(_LOOK, params={"now": now}).one()
-        if paused_at or head is due is None:
+        if paused_at or (head is None and due is None):
             return []  # an idle worker takes no lock
         with self._db.write() as session:
             version, paused_at = session.exec(NEXT).one()
@@ -462,34 +459,11 @@ class JobQueue:
         with self._db.read() as session:
             return session.exec(select(col(Ledger.version))).one()
 
-    def changed_since(self, version: int, limit: int) -> tuple[int, Jobs]:
-        """The jobs that changed after `version`, as they are now, the first change first; and the version to ask next.
-
-        About `limit` of them: jobs that changed in one transaction share a version and come together.
-        """
-        newer = col(Job.version) > version
-        with self._db.read() as session:
-            last = select(col(Job.version)).where(newer).order_by(col(Job.version)).offset(limit - 1).limit(1)
-            until = session.exec(last).one_or_none()
-            some = newer if until is None else and_(newer, col(Job.version) <= until)
-            order = (col(Job.version), col(Job.id))
-            jobs = list(session.exec(select(Job).where(some).order_by(*order)))
-        return (jobs[-1].version if jobs else version), jobs
-
     def changed(self, job_ids: Collection[str], version: int) -> Jobs:
         """Those of the given jobs that changed after `version`, as they are now."""
         where = and_(col(Job.job_id).in_(job_ids), col(Job.version) > version)
         with self._db.read() as session:
             return list(session.exec(select(Job).where(where)))
-
-    def pace(self, model: str, device: str | None = None) -> Pace | None:
-        """What a job of `model` takes, learned from the last ones that finished; None before the first."""
-        with self._db.read() as session:
-            return pace_of(session, model, device)
-
-    def predict(self, model: str, duration: float) -> float:
-        """Seconds that a job will take once it has started."""
-        return (self.pace(model) or GUESSED_PACE).seconds(duration)
 
     def places(self, jobs: Collection[Job]) -> dict[str, Place]:
         """Where those of the jobs stand that wait or are being made, by job id."""
@@ -663,7 +637,7 @@ def _choose(session: Session, loaded: str | None) -> tuple[str | None, int | Non
 
 def _take(model: str, near: int | None, limit: int, values: dict[str, Any]) -> ReturningUpdate[Job]:
     """One statement on both databases: pick the first rows that nobody has locked, take them, return them."""
-    may = and_(claimable, col(Job.model) == model, *([col(Job.place) <= near] if near else []))
+    may = and_(claimable, col(Job.model) == model, *([] if near is None else [col(Job.place) <= near]))
     picked = select(col(Job.id)).where(may).order_by(*CLAIM_ORDER).limit(limit).with_for_update(skip_locked=True)
     ids = select(picked.cte("picked").c.id)
     return update(Job).where(col(Job.id).in_(ids), pending).values(**values).returning(Job)

@@ -291,7 +291,6 @@ _partial("processing", "status = 'processing'", col(Job.id))
 _partial("completed", "status = 'completed'", col(Job.id))
 _partial("failed", "status = 'failed'", col(Job.id))
 _partial("cancelled", "status = 'cancelled'", col(Job.id))
-Index("ix_generations_version", col(Job.version))
 
 undelivered = col(Delivery.status) == literal_column(f"'{DeliveryStatus.PENDING.value}'")
 _undelivered = text("status = 'pending'")
