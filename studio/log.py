@@ -36,7 +36,8 @@ class TextLines(logging.Formatter):
         line = f"{moment} {record.levelname:<7} {_one_line(message)}"
         line += "".join(f" {name}={value!r}" for name, value in fields.items())
         if record.exc_info:
-            line += "\n" + "\n".join(f"    {row}" for row in self.formatException(record.exc_info).splitlines())
+            rows = self.formatException(record.exc_info).splitlines()
+            line += "".join(f"\n    {_one_line(row)}" for row in rows)
         return line
 
 

@@ -62,7 +62,7 @@ from studio.store.answers import Once
 from studio.store.db import Database
 from studio.store.outbox import Outbox, job_of
 from studio.store.places import Place
-from studio.store.queue import JobQueue
+from studio.store.queue import JobQueue, Recovered
 from studio.store.tables import Attempt, Delivery, Job
 from studio.store.tables import Worker as WorkerRow
 from studio.streams import Stream, Streams, Wake
@@ -77,14 +77,6 @@ WATCH_INTERVAL_S = 0.1
 SEED_DRAWN_MAX = 2**31  # short enough to read out loud
 
 Accepted = TypeVar("Accepted", bound=View)
-
-
-@dataclass(frozen=True)
-class Started:
-    """What a start found."""
-
-    pending: int  # jobs that wait
-    interrupted: list[str]  # jobs whose worker had died
 
 
 @dataclass(frozen=True)
@@ -128,7 +120,7 @@ class Studio:
 
     # Life
 
-    def start(self, *, work: bool = True) -> Started:
+    def start(self, *, work: bool = True) -> Recovered:
         """Bring the database up to date, look after what an earlier run left, start the worker (if `work`)."""
         _make_writable(self.settings.data_dir)
         self._limiter.check()
@@ -141,7 +133,7 @@ class Studio:
             self._worker.start()
         self._courier.start()
         self._vitals.start()
-        return Started(recovered.pending, recovered.interrupted)
+        return recovered
 
     def stop(self) -> None:
         """Let jobs in flight finish within the deadline, hand the rest back, close the database."""

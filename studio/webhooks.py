@@ -37,7 +37,7 @@ from studio.store.tables import Job
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5  # how soon the end of a job is told
-AT_ONCE = 8  # deliveries under way; a receiver that is slow holds up one of them
+AT_ONCE = 8  # deliveries under way; each that is slow holds up one of them
 LEASE_MARGIN_S = 10.0  # beyond the time that a delivery may take: a busy machine is late
 ERROR_PAUSE_S = 5.0  # the courier failed itself (the database is gone, say): breathe, then go on
 GROWTH = 4.0  # of the wait from one attempt to the next: 5 s, 20 s, 80 s, …
@@ -105,9 +105,10 @@ class Courier:
         self._stopping.set()
         self._wake.set()
         deadline = time.monotonic() + self._settings.webhook_timeout_seconds + 1.0
-        for thread in (self._thread, *self._under_way):
-            if thread.is_alive():
-                thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            self._thread.join(deadline - time.monotonic())  # it may just be sending somebody
+        for thread in self._under_way:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -50,6 +50,17 @@ def test_a_stack_trace_is_kept(formatter: logging.Formatter) -> None:
     assert "ValueError: broken" in formatter.format(event)
 
 
+def test_a_stack_trace_moves_no_cursor() -> None:
+    try:
+        raise ValueError("broken\x1b[2A\r12:00:00 ERROR forged")
+    except ValueError as error:
+        event = record("Job failed")
+        event.exc_info = (type(error), error, error.__traceback__)
+    _, *trace = TextLines().format(event).split("\n")
+    assert "\x1b" not in "".join(trace)
+    assert all(line.startswith("    ") and line.isprintable() for line in trace)
+
+
 # What a job's life looks like
 
 

@@ -23,8 +23,9 @@ from studio import health, log
 from studio.api import rest
 from studio.api.security import BODY_MAX_BYTES, is_address, protect
 from studio.errors import ConfigurationError
-from studio.runtime import Started, Studio
+from studio.runtime import Studio
 from studio.settings import Settings
+from studio.store.queue import Recovered
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ def _in_url(configured: str, bound: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _introduce(settings: Settings, url: str, started: Started) -> None:
+def _introduce(settings: Settings, url: str, started: Recovered) -> None:
     gpus = health.nvidia_smi() if settings.device != "cpu" else []
     out = Console(highlight=False)
     out.print(f"Studio    [bold]{url}[/bold]")

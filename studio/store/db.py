@@ -33,6 +33,7 @@ CONNECT_TIMEOUT_S = 5
 IDLE_TRANSACTION_S = 30  # a client that stops in mid-transaction must not stop all the others
 CLOCK_CHECK_S = 60.0  # between two looks at the database server's clock
 CONNECTIONS = 64  # more than the threads of one server
+NO_SYNC = {"synchronize_session": False, "populate_existing": True}  # an UPDATE returns rows as they now are
 SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}  # what SQLite's readers get anyway
 MIGRATION_LOCK = 0x73747564696F  # PostgreSQL advisory lock: two processes that start at once migrate in turn
 WAL_RESET_FIXED = (3, 51, 3)  # before it, two writing connections can corrupt a WAL database: sqlite.org/wal.html

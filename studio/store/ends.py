@@ -11,12 +11,12 @@ from sqlalchemy import and_, delete, update
 from sqlmodel import Session, col, select
 
 from studio.schemas import JobStatus, Step
+from studio.store.db import NO_SYNC
 from studio.store.outbox import announce
 from studio.store.tables import Job, Wait, pending
 
 logger = logging.getLogger(__name__)
 
-NO_SYNC = {"synchronize_session": False, "populate_existing": True}
 UNLEASED: dict[str, Any] = {"lease_token": None, "lease_until": None, "worker_id": None}
 
 

@@ -18,7 +18,7 @@ from sqlmodel import Session, col, select
 
 from studio.errors import JobNotFound
 from studio.schemas import DeliveryStatus, JobStatus
-from studio.store.db import Database
+from studio.store.db import NO_SYNC, Database
 from studio.store.ledger import next_version
 from studio.store.tables import Delivery, Job, undelivered
 
@@ -71,7 +71,7 @@ class Outbox:
         ids = select(first.with_for_update(skip_locked=True).cte("picked").c.id)
         take = update(Delivery).where(col(Delivery.id).in_(ids), due).values(**values).returning(Delivery)
         with self._db.write() as session:
-            rows = session.exec(take, execution_options=_NO_SYNC).scalars().all()
+            rows = session.exec(take, execution_options=NO_SYNC).scalars().all()
         return [
             Parcel(row.delivery_id, token, row.attempts, job_of(row))
             for row in sorted(rows, key=lambda row: row.id or 0)
@@ -105,7 +105,7 @@ class Outbox:
         with self._db.write() as session:
             next_version(session)  # whoever watches the job sees it
             report = update(Delivery).where(held).values(**values, lease_token=None)
-            return session.exec(report, execution_options=_NO_SYNC).rowcount == 1
+            return session.exec(report, execution_options=NO_SYNC).rowcount == 1
 
     def of_job(self, job_id: str) -> list[Delivery]:
         """A job's deliveries, the first one first. Raises JobNotFound."""
@@ -119,6 +119,3 @@ class Outbox:
         """How many deliveries wait."""
         with self._db.read() as session:
             return session.exec(select(func.count()).select_from(Delivery).where(undelivered)).one()
-
-
-_NO_SYNC = {"synchronize_session": False, "populate_existing": True}

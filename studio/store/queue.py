@@ -24,8 +24,8 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 from studio.errors import BatchNotFound, JobConflict, JobNotFound, LeaseLost
 from studio.schemas import PRIORITY_MAX, GenerationRequest, JobStatus, Outcome, QueueState, QueueStats, Step
 from studio.store.answers import Once, keep_answer, known_answer
-from studio.store.db import Database
-from studio.store.ends import NO_SYNC, UNLEASED, ended, follow_up
+from studio.store.db import NO_SYNC, Database
+from studio.store.ends import UNLEASED, ended, follow_up
 from studio.store.intake import put_in, waits_of
 from studio.store.ledger import NEXT, next_version
 from studio.store.places import Place, count_waiting, forecast, places_of
