@@ -103,13 +103,13 @@ def post(
         ForbiddenAddress: none of the name's addresses is allowed.
         Unreachable: no such name, no connection, no TLS, no HTTP, or not in time.
     """
-    door = _Door(time.monotonic() + timeout_s, allowed, resolve)
+    backend = _CheckedBackend(time.monotonic() + timeout_s, allowed, resolve)
     # httpcore writes an IPv6 host without its brackets
     sent = [(b"Host", urlsplit(url).netloc.encode()), *((k.encode(), v.encode()) for k, v in headers.items())]
     timeouts = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout_s)}
     try:
         with (
-            httpcore.ConnectionPool(ssl_context=_ssl_context(url), network_backend=door) as pool,
+            httpcore.ConnectionPool(ssl_context=_ssl_context(url), network_backend=backend) as pool,
             pool.stream("POST", url, headers=sent, content=body, extensions=timeouts) as response,
         ):
             return Answer(response.status, _retry_after_s(response.headers))
@@ -128,7 +128,7 @@ def _retry_after_s(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
     return float(asked) if asked.isdigit() and len(asked) < 10 else None
 
 
-class _Door(httpcore.NetworkBackend):
+class _CheckedBackend(httpcore.NetworkBackend):
     """Connects to what it has judged itself."""
 
     def __init__(self, deadline: float, allowed: Callable[[str], bool], resolve: Resolve) -> None:

@@ -58,7 +58,7 @@ from studio.schemas import (
     utcnow,
 )
 from studio.settings import Settings
-from studio.store.answers import Once
+from studio.store.answers import IdempotencyKey
 from studio.store.db import Database
 from studio.store.outbox import Outbox, job_of
 from studio.store.places import Place
@@ -67,7 +67,7 @@ from studio.store.tables import Attempt, Delivery, Job
 from studio.store.tables import Worker as WorkerRow
 from studio.streams import Stream, Streams, Wake
 from studio.vitals import Sample, Vitals, WorkerSeen
-from studio.webhooks import Courier, check_url, event_of
+from studio.webhooks import Dispatcher, check_url, event_of
 from studio.worker import Worker, recover
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Studio:
         self._worker = Worker(
             self._queue, self.settings, load or engine_loader(self.settings), self._metrics, self._streams
         )
-        self._courier = Courier(self._outbox, self.settings, lambda job: self._as_view(job, None), self._metrics)
+        self._dispatcher = Dispatcher(self._outbox, self.settings, lambda job: self._as_view(job, None), self._metrics)
         self._checkup = health.Checkup(
             self.settings,
             ping=self._db.ping,
@@ -131,7 +131,7 @@ class Studio:
         collect_orphans(self.settings.audio_dir, self._queue.tracks)
         if work:
             self._worker.start()
-        self._courier.start()
+        self._dispatcher.start()
         self._vitals.start()
         return recovered
 
@@ -139,7 +139,7 @@ class Studio:
         """Let jobs in flight finish within the deadline, hand the rest back, close the database."""
         self._vitals.stop()
         self._worker.stop()
-        self._courier.stop()
+        self._dispatcher.stop()
         self._db.close()
 
     def __enter__(self) -> Self:
@@ -479,7 +479,7 @@ class Studio:
         jobs, text = self._queue.enqueue_once(
             requests,
             batch_id,
-            _once(client, key, asked),
+            _idempotency_key(client, key, asked),
             charge=lambda: self._charge(client, len(requests)),
             answer=lambda jobs, places: answer(jobs, places).model_dump_json(),
         )
@@ -522,11 +522,11 @@ class Studio:
         )
 
 
-def _once(client: str | None, key: str, asked: Model) -> Once:
+def _idempotency_key(client: str | None, key: str, asked: Model) -> IdempotencyKey:
     if not (1 <= len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
         raise InvalidRequest("Idempotency-Key", f"must be 1 to {KEY_MAX} printable ASCII characters")
     fingerprint = hashlib.sha256(f"{type(asked).__name__} {asked.model_dump_json()}".encode()).hexdigest()
-    return Once((client or "")[:100], key, fingerprint)
+    return IdempotencyKey((client or "")[:100], key, fingerprint)
 
 
 def _make_writable(data_dir: Path) -> None:

@@ -1,6 +1,6 @@
 """Webhooks: whoever asked for it hears that a job has ended, signed, again and again until they have taken it.
 
-A courier takes what is due out of the outbox and carries each delivery in a thread of its own. A delivery that arrived
+A dispatcher takes what is due out of the outbox and posts each delivery in a thread of its own. A delivery that arrived
 but was not written down is repeated: receivers tell the copies by `webhook-id`.
 The headers are those of https://www.standardwebhooks.com.
 """
@@ -31,7 +31,7 @@ from studio.outbound import (
 )
 from studio.schemas import DeliveryStatus, JobView, WebhookEvent, utcnow
 from studio.settings import ENV_PREFIX, SECRET_PREFIX, Settings
-from studio.store.outbox import Outbox, Parcel
+from studio.store.outbox import DeliveryClaim, Outbox
 from studio.store.tables import Job
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5  # how soon the end of a job is told
 AT_ONCE = 8  # deliveries under way; each that is slow holds up one of them
 LEASE_MARGIN_S = 10.0  # beyond the time that a delivery may take: a busy machine is late
-ERROR_PAUSE_S = 5.0  # the courier failed itself (the database is gone, say): breathe, then go on
+ERROR_PAUSE_S = 5.0  # the dispatcher failed itself (the database is gone, say): breathe, then go on
 GROWTH = 4.0  # of the wait from one attempt to the next: 5 s, 20 s, 80 s, …
 WAIT_MAX_S = 6 * 3600.0
 JITTER = 0.1  # either way: deliveries that failed together do not return together
@@ -73,7 +73,7 @@ def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
-class Courier:
+class Dispatcher:
     """Delivers until `stop`; does nothing, not even look, while no secret is set.
 
     Args:
@@ -92,7 +92,7 @@ class Courier:
         self._resolve = resolve
         self._stopping = threading.Event()
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._under_way: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -115,7 +115,7 @@ class Courier:
             try:
                 self._turn()
             except Exception:
-                logger.exception("The courier failed; it goes on")
+                logger.exception("The dispatcher failed; it goes on")
                 self._stopping.wait(ERROR_PAUSE_S)
             self._wake.wait(POLL_S)
             self._wake.clear()
@@ -125,90 +125,90 @@ class Courier:
         free = AT_ONCE - len(self._under_way)
         if free == 0:
             return
-        for parcel in self._outbox.claim(free, self._settings.webhook_timeout_seconds + LEASE_MARGIN_S):
-            thread = threading.Thread(target=self._carry, args=[parcel], name=parcel.delivery_id, daemon=True)
+        for claim in self._outbox.claim(free, self._settings.webhook_timeout_seconds + LEASE_MARGIN_S):
+            thread = threading.Thread(target=self._deliver, args=[claim], name=claim.delivery_id, daemon=True)
             self._under_way.append(thread)
             thread.start()
 
     # In a thread of its own
 
-    def _carry(self, parcel: Parcel) -> None:
+    def _deliver(self, claim: DeliveryClaim) -> None:
         try:
-            self._attempt(parcel)
+            self._attempt(claim)
         except Exception:  # the row stays due: it comes again when its lease has run out
-            logger.exception("A delivery broke off: %s", parcel.delivery_id, extra={"job_id": parcel.job.job_id})
+            logger.exception("A delivery broke off: %s", claim.delivery_id, extra={"job_id": claim.job.job_id})
         finally:
             self._wake.set()
 
-    def _attempt(self, parcel: Parcel) -> None:
-        if parcel.attempt > self._settings.webhook_max_attempts:  # those before broke off
-            self._fail(parcel, "The studio broke off its last attempt.", None, None)
+    def _attempt(self, claim: DeliveryClaim) -> None:
+        if claim.attempt > self._settings.webhook_max_attempts:  # those before broke off
+            self._fail(claim, "The studio broke off its last attempt.", None, None)
             return
         try:
-            answer = self._post(parcel)
+            answer = self._post(claim)
         except ForbiddenAddress as error:
-            self._fail(parcel, str(error), None, None)
+            self._fail(claim, str(error), None, None)
         except Unreachable as error:
-            self._fail(parcel, str(error), None, self._wait_s(parcel))
+            self._fail(claim, str(error), None, self._wait_s(claim))
         else:
-            self._judge(parcel, answer)
+            self._judge(claim, answer)
 
-    def _post(self, parcel: Parcel) -> Answer:
-        secret, url = self._settings.webhook_secret, parcel.job.webhook_url
+    def _post(self, claim: DeliveryClaim) -> Answer:
+        secret, url = self._settings.webhook_secret, claim.job.webhook_url
         assert secret is not None and url is not None
-        body = self._body(parcel)
+        body = self._body(claim)
         timestamp = int(time.time())
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "studio",
-            "webhook-id": parcel.delivery_id,
+            "webhook-id": claim.delivery_id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": signature(secret.get_secret_value(), parcel.delivery_id, timestamp, body),
+            "webhook-signature": signature(secret.get_secret_value(), claim.delivery_id, timestamp, body),
         }
         return post(
             url, body, headers, timeout_s=self._settings.webhook_timeout_seconds,
             allowed=anywhere if self._settings.webhook_allow_private else is_public, resolve=self._resolve,
         )  # fmt: skip
 
-    def _body(self, parcel: Parcel) -> bytes:
+    def _body(self, claim: DeliveryClaim) -> bytes:
         event = WebhookEvent(
-            event=event_of(parcel.job), delivery_id=parcel.delivery_id, sent_at=utcnow(), job=self._view(parcel.job)
+            event=event_of(claim.job), delivery_id=claim.delivery_id, sent_at=utcnow(), job=self._view(claim.job)
         )
         return event.model_dump_json().encode()
 
-    def _judge(self, parcel: Parcel, answer: Answer) -> None:
+    def _judge(self, claim: DeliveryClaim, answer: Answer) -> None:
         if 200 <= answer.status < 300:
-            if self._outbox.delivered(parcel, answer.status):
-                self._tell(parcel, DeliveryStatus.DELIVERED, logging.INFO, "Webhook delivered", answer.status)
+            if self._outbox.delivered(claim, answer.status):
+                self._tell(claim, DeliveryStatus.DELIVERED, logging.INFO, "Webhook delivered", answer.status)
             return
-        wait_s = None if answer.status == GONE else self._wait_s(parcel)
+        wait_s = None if answer.status == GONE else self._wait_s(claim)
         if wait_s is not None and answer.retry_after_s is not None:
             wait_s = min(max(wait_s, answer.retry_after_s), WAIT_MAX_S)
         redirect = ", and redirects are not followed" if 300 <= answer.status < 400 else ""
-        self._fail(parcel, f"The receiver answered {answer.status}{redirect}.", answer.status, wait_s)
+        self._fail(claim, f"The receiver answered {answer.status}{redirect}.", answer.status, wait_s)
 
-    def _wait_s(self, parcel: Parcel) -> float | None:
-        if parcel.attempt >= self._settings.webhook_max_attempts:
+    def _wait_s(self, claim: DeliveryClaim) -> float | None:
+        if claim.attempt >= self._settings.webhook_max_attempts:
             return None
-        wait_s = min(self._settings.webhook_retry_delay_seconds * GROWTH ** (parcel.attempt - 1), WAIT_MAX_S)
+        wait_s = min(self._settings.webhook_retry_delay_seconds * GROWTH ** (claim.attempt - 1), WAIT_MAX_S)
         return wait_s * random.uniform(1.0 - JITTER, 1.0 + JITTER)
 
-    def _fail(self, parcel: Parcel, error: str, status: int | None, wait_s: float | None) -> None:
-        if not self._outbox.failed(parcel, error, status, wait_s):
+    def _fail(self, claim: DeliveryClaim, error: str, status: int | None, wait_s: float | None) -> None:
+        if not self._outbox.failed(claim, error, status, wait_s):
             return
         if wait_s is None:
-            self._tell(parcel, DeliveryStatus.ABANDONED, logging.ERROR, "Webhook abandoned", status, error)
+            self._tell(claim, DeliveryStatus.ABANDONED, logging.ERROR, "Webhook abandoned", status, error)
         else:
-            self._tell(parcel, DeliveryStatus.PENDING, logging.WARNING, "Webhook failed, will retry", status, error)
+            self._tell(claim, DeliveryStatus.PENDING, logging.WARNING, "Webhook failed, will retry", status, error)
 
     def _tell(
-        self, parcel: Parcel, outcome: DeliveryStatus, level: int, message: str, status: int | None,
+        self, claim: DeliveryClaim, outcome: DeliveryStatus, level: int, message: str, status: int | None,
         error: str | None = None,
     ) -> None:  # fmt: skip
         self._observer.webhook_attempted(outcome)
-        fields = {"delivery_id": parcel.delivery_id, "attempt": parcel.attempt, "status": status, "error": error}
-        extra = {"job_id": parcel.job.job_id, **{name: value for name, value in fields.items() if value is not None}}
-        logger.log(level, "%s: %s", message, parcel.job.job_id, extra=extra)
+        fields = {"delivery_id": claim.delivery_id, "attempt": claim.attempt, "status": status, "error": error}
+        extra = {"job_id": claim.job.job_id, **{name: value for name, value in fields.items() if value is not None}}
+        logger.log(level, "%s: %s", message, claim.job.job_id, extra=extra)
 
 
 def event_of(job: Job) -> str:

@@ -27,7 +27,7 @@ from studio.errors import (
     RateLimited,
 )
 from studio.schemas import GenerationRequest, JobStatus, QueueState, Step
-from studio.store.answers import Once
+from studio.store.answers import IdempotencyKey
 from studio.store.db import Database
 from studio.store.pace import GUESSED_PACE, share_left
 from studio.store.places import pace_of
@@ -702,8 +702,8 @@ def test_a_pause_outlives_the_process_and_is_seen_by_watchers(database_url: str,
 # Sent twice
 
 
-def once(key: str = "k", fingerprint: str = "f", client: str = "c") -> Once:
-    return Once(client, key, fingerprint)
+def once(key: str = "k", fingerprint: str = "f", client: str = "c") -> IdempotencyKey:
+    return IdempotencyKey(client, key, fingerprint)
 
 
 class Till:
@@ -716,7 +716,7 @@ class Till:
     def charge(self) -> None:
         self.charged += 1
 
-    def put(self, key: Once, count: int = 1) -> tuple[list[Job], str]:
+    def put(self, key: IdempotencyKey, count: int = 1) -> tuple[list[Job], str]:
         requests = [request() for _ in range(count)]
         return self._queue.enqueue_once(
             requests, None, key, self.charge, lambda jobs, _: " ".join(job.job_id for job in jobs)

@@ -32,7 +32,7 @@ from studio.store.db import Database
 from studio.store.outbox import Outbox
 from studio.store.queue import JobQueue
 from studio.store.tables import Delivery
-from studio.webhooks import Courier
+from studio.webhooks import Dispatcher
 from tests.conftest import Clock
 from tests.fakes import load_sine
 from tests.receivers import Received, Receiver, receiving
@@ -160,7 +160,7 @@ def test_whoever_asks_for_no_webhook_gets_none(tmp_path: Path) -> None:
 
 def test_without_a_secret_nobody_even_looks(tmp_path: Path) -> None:
     with Studio(settings(tmp_path, webhook_secret=None), load_sine):
-        assert "courier" not in {thread.name for thread in threading.enumerate()}
+        assert "dispatcher" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_the_address_is_in_neither_the_audio_nor_the_job(tmp_path: Path) -> None:
@@ -413,13 +413,13 @@ def test_what_is_under_way_is_nobody_elses_until_its_lease_runs_out(
     queue: JobQueue, outbox: Outbox, clock: Clock
 ) -> None:
     ended(queue)
-    (parcel,) = outbox.claim(10, lease_s=30)
+    (claim,) = outbox.claim(10, lease_s=30)
     clock.tick(29)
     assert outbox.claim(10, lease_s=30) == []
     clock.tick(2)
     (again,) = outbox.claim(10, lease_s=30)
-    assert (again.delivery_id, again.attempt) == (parcel.delivery_id, 2)
-    assert not outbox.delivered(parcel, 200)  # the first courier was too late
+    assert (again.delivery_id, again.attempt) == (claim.delivery_id, 2)
+    assert not outbox.delivered(claim, 200)  # the first dispatcher was too late
     assert outbox.delivered(again, 200)
     assert not outbox.failed(again, "again", 500, None)
     assert outbox.depth() == 0
@@ -427,8 +427,8 @@ def test_what_is_under_way_is_nobody_elses_until_its_lease_runs_out(
 
 def test_what_failed_waits_in_its_row(queue: JobQueue, outbox: Outbox, clock: Clock) -> None:
     job_id = ended(queue)
-    (parcel,) = outbox.claim(1, lease_s=30)
-    assert outbox.failed(parcel, "bad \0 words \ud800", 500, retry_in_s=60)
+    (claim,) = outbox.claim(1, lease_s=30)
+    assert outbox.failed(claim, "bad \0 words \ud800", 500, retry_in_s=60)
     clock.tick(59)
     assert outbox.claim(1, lease_s=30) == []
     clock.tick(1)
@@ -443,8 +443,8 @@ def test_an_interrupted_job_is_told(queue: JobQueue, outbox: Outbox, clock: Cloc
     queue.claim("w", 1, lease_s=10)
     clock.tick(11)
     queue.recover(lambda retries: None, lambda worker: True)
-    (parcel,) = outbox.claim(1, lease_s=30)
-    assert (parcel.job.job_id, parcel.job.status) == (job.job_id, "failed")
+    (claim,) = outbox.claim(1, lease_s=30)
+    assert (claim.job.job_id, claim.job.status) == (job.job_id, "failed")
 
 
 def test_many_couriers_share_the_work(queue: JobQueue, outbox: Outbox) -> None:
@@ -453,8 +453,8 @@ def test_many_couriers_share_the_work(queue: JobQueue, outbox: Outbox) -> None:
     taken: list[str] = []
 
     def carry() -> None:
-        while parcels := outbox.claim(3, lease_s=30):
-            taken.extend(parcel.delivery_id for parcel in parcels)
+        while claims := outbox.claim(3, lease_s=30):
+            taken.extend(claim.delivery_id for claim in claims)
 
     threads = [threading.Thread(target=carry) for _ in range(4)]
     for thread in threads:
@@ -469,7 +469,7 @@ def test_many_couriers_share_the_work(queue: JobQueue, outbox: Outbox) -> None:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that has ended, and a courier to be sent."""
+    """A job that has ended, and a dispatcher to be sent."""
 
     studio: Studio
     outbox: Outbox
@@ -478,10 +478,12 @@ class Ended:
     def deliver(self, resolve: Resolve, **fields: object) -> Delivery:
         """Until nothing waits; the delivery then."""
         made = self.studio.settings.model_copy(update=fields)
-        courier = Courier(self.outbox, made, lambda job: self.studio.job(job.job_id), Metrics("1", census), resolve)
-        courier.start()
+        dispatcher = Dispatcher(
+            self.outbox, made, lambda job: self.studio.job(job.job_id), Metrics("1", census), resolve
+        )
+        dispatcher.start()
         until(lambda: self.outbox.depth() == 0)
-        courier.stop()
+        dispatcher.stop()
         (row,) = self.outbox.of_job(self.job_id)
         return row
 

@@ -15,7 +15,7 @@ ANSWERS_KEPT = timedelta(hours=24)  # an idempotency key is known for so long
 
 
 @dataclass(frozen=True)
-class Once:
+class IdempotencyKey:
     """What makes requests that are sent twice one: the same key from the same client, and the same asked for."""
 
     client: str
@@ -23,18 +23,18 @@ class Once:
     fingerprint: str  # of what is asked for
 
 
-def known_answer(session: Session, once: Once, now: datetime) -> str | None:
+def known_answer(session: Session, asked: IdempotencyKey, now: datetime) -> str | None:
     """What was answered to the same request before. Raises InvalidRequest."""
-    row = session.get(Answer, (once.client, once.key))
+    row = session.get(Answer, (asked.client, asked.key))
     if row is None or row.created_at <= now - ANSWERS_KEPT:
         return None
-    if row.fingerprint != once.fingerprint:
+    if row.fingerprint != asked.fingerprint:
         raise InvalidRequest("Idempotency-Key", "This key has come with another request before.")
     return row.answer
 
 
-def keep_answer(session: Session, once: Once, text: str, now: datetime) -> None:
+def keep_answer(session: Session, asked: IdempotencyKey, text: str, now: datetime) -> None:
     """Keep an answer, and forget those that are too old."""
     session.exec(delete(Answer).where(col(Answer.created_at) <= now - ANSWERS_KEPT))
-    values = {"client": once.client, "key": once.key, "fingerprint": once.fingerprint}
+    values = {"client": asked.client, "key": asked.key, "fingerprint": asked.fingerprint}
     session.add(Answer.model_validate({**values, "answer": text, "created_at": now}))

@@ -60,7 +60,7 @@ def _fail_with(session: Session, job: Job) -> list[Job]:
     this = select(col(Wait.job_id)).where(col(Wait.after_id) == job.job_id)
     assert job.completed_at is not None
     values = {**ended(JobStatus.FAILED, job.completed_at), "version": job.version}
-    values["error_message"] = in_vain(job.job_id, job.status)
+    values["error_message"] = dependency_failed(job.job_id, job.status)
     statement = update(Job).where(and_(pending, col(Job.job_id).in_(this))).values(**values).returning(Job)
     failed = list(session.exec(statement, execution_options=NO_SYNC).scalars().all())
     for other in failed:
@@ -68,7 +68,7 @@ def _fail_with(session: Session, job: Job) -> list[Job]:
     return failed
 
 
-def in_vain(job_id: str, status: JobStatus) -> str:
+def dependency_failed(job_id: str, status: JobStatus) -> str:
     """Why a job that comes after this one fails."""
     end = "was cancelled" if status is JobStatus.CANCELLED else "has failed"
     return f"The job {job_id}, which had to be completed before this one, {end}."

@@ -11,12 +11,12 @@ from sqlmodel import Session, col, select
 
 from studio.errors import InvalidRequest, JobConflict
 from studio.schemas import GenerationRequest, JobStatus
-from studio.store.ends import ended, in_vain
+from studio.store.ends import dependency_failed, ended
 from studio.store.outbox import announce
 from studio.store.tables import Job, Wait, new_job_id, place_at
 
 
-def put_in(
+def insert_jobs(
     session: Session, version: int, requests: Sequence[GenerationRequest], batch_id: str | None, now: datetime
 ) -> list[Job]:
     """Store all requests or none. Their model and seed are set.
@@ -49,7 +49,7 @@ def waits_of(session: Session, job: Job) -> list[Wait]:
     stands = dict.fromkeys(job.after, JobStatus.COMPLETED) | _statuses(session, job.after)  # one that is gone was heard
     for name in job.after:
         if stands[name] in (JobStatus.FAILED, JobStatus.CANCELLED):
-            raise JobConflict(f"{in_vain(name, stands[name])} Retry that one first.")
+            raise JobConflict(f"{dependency_failed(name, stands[name])} Retry that one first.")
     return _open(job, stands)
 
 
@@ -78,7 +78,7 @@ def _meant(names: Sequence[str], siblings: Sequence[str], known: Collection[str]
 def _first_state(after: Sequence[str], stands: dict[str, JobStatus], now: datetime) -> dict[str, Any]:
     for name in after:
         if stands[name] in (JobStatus.FAILED, JobStatus.CANCELLED):
-            return {**ended(JobStatus.FAILED, now), "error_message": in_vain(name, stands[name])}
+            return {**ended(JobStatus.FAILED, now), "error_message": dependency_failed(name, stands[name])}
     return {"waits_for": sum(stands[name] is not JobStatus.COMPLETED for name in after)}
 
 

@@ -1,7 +1,7 @@
 """The outbox: a row for each job that ended and names a webhook, until somebody has taken it there.
 
 The row is written by `announce` in the transaction that ends the job, so that no end is forgotten and none is made up.
-A courier *claims* rows with a token; one that dies leaves them due again. Knows no HTTP; times are the database's.
+A dispatcher *claims* rows with a token; one that dies leaves them due again. Knows no HTTP; times are the database's.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ ERROR_MAX = 500  # characters
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """A courier's hold on a delivery."""
+class DeliveryClaim:
+    """A dispatcher's hold on a delivery."""
 
     delivery_id: str
     token: str
@@ -55,14 +55,14 @@ class Outbox:
         self._db = db
         self._now = now or db.now
 
-    def claim(self, limit: int, lease_s: float) -> list[Parcel]:
+    def claim(self, limit: int, lease_s: float) -> list[DeliveryClaim]:
         """Take up to `limit` deliveries that are due, the longest due first. After `lease_s` they are due again."""
         assert limit >= 1
         now = self._now()
         due = and_(undelivered, col(Delivery.due_at) <= now)
         first = select(col(Delivery.id)).where(due).order_by(col(Delivery.due_at), col(Delivery.id)).limit(limit)
         if not self._any(first):
-            return []  # an idle courier takes no lock
+            return []  # an idle dispatcher takes no lock
         token = secrets.token_hex(12)
         values = {
             "lease_token": token, "attempts": col(Delivery.attempts) + 1, "attempted_at": now,
@@ -73,7 +73,7 @@ class Outbox:
         with self._db.write() as session:
             rows = session.exec(take, execution_options=NO_SYNC).scalars().all()
         return [
-            Parcel(row.delivery_id, token, row.attempts, job_of(row))
+            DeliveryClaim(row.delivery_id, token, row.attempts, job_of(row))
             for row in sorted(rows, key=lambda row: row.id or 0)
         ]
 
@@ -81,11 +81,11 @@ class Outbox:
         with self._db.read() as session:
             return session.exec(statement.limit(1)).first() is not None
 
-    def delivered(self, parcel: Parcel, status: int) -> bool:
-        """The receiver said `status`, and is content. False: another courier has taken over."""
-        return self._report(parcel, response_status=status, error_message=None, **self._end(DeliveryStatus.DELIVERED))
+    def delivered(self, claim: DeliveryClaim, status: int) -> bool:
+        """The receiver said `status`, and is content. False: another dispatcher has taken over."""
+        return self._report(claim, response_status=status, error_message=None, **self._end(DeliveryStatus.DELIVERED))
 
-    def failed(self, parcel: Parcel, error: str, status: int | None, retry_in_s: float | None) -> bool:
+    def failed(self, claim: DeliveryClaim, error: str, status: int | None, retry_in_s: float | None) -> bool:
         """An attempt failed: the next one starts after `retry_in_s` seconds, or there is none. False: as above."""
         error = error.replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:ERROR_MAX]
         values = (
@@ -93,14 +93,14 @@ class Outbox:
             if retry_in_s is None
             else {"due_at": self._now() + timedelta(seconds=retry_in_s)}
         )
-        return self._report(parcel, response_status=status, error_message=error, **values)
+        return self._report(claim, response_status=status, error_message=error, **values)
 
     def _end(self, status: DeliveryStatus) -> dict[str, Any]:
         return {"status": status, "due_at": None, "ended_at": self._now()}
 
-    def _report(self, parcel: Parcel, **values: Any) -> bool:
+    def _report(self, claim: DeliveryClaim, **values: Any) -> bool:
         held = and_(
-            col(Delivery.delivery_id) == parcel.delivery_id, undelivered, col(Delivery.lease_token) == parcel.token
+            col(Delivery.delivery_id) == claim.delivery_id, undelivered, col(Delivery.lease_token) == claim.token
         )
         with self._db.write() as session:
             next_version(session)  # whoever watches the job sees it

@@ -1,4 +1,4 @@
-"""How long jobs take: a pace learned from finished ones, and a rehearsal of what is still to be made.
+"""How long jobs take: a pace learned from finished ones, and a simulation of what is still to be made.
 
 A model's slots are decoded together, and each request slows the others down: by how much is part of the pace. Knows no
 tables.
@@ -123,16 +123,16 @@ def _least_squares(factors: Array, results: Array, weights: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class Schedule:
     """When jobs start and end, in seconds from now."""
 
     starts: dict[str, float]
     ends: dict[str, float]
 
-    def stretched(self, factor: float) -> Rehearsal:
+    def stretched(self, factor: float) -> Schedule:
         """The same, so many times slower."""
         starts = {job_id: seconds * factor for job_id, seconds in self.starts.items()}
-        return Rehearsal(starts, {job_id: seconds * factor for job_id, seconds in self.ends.items()})
+        return Schedule(starts, {job_id: seconds * factor for job_id, seconds in self.ends.items()})
 
     @property
     def all_started(self) -> float:
@@ -140,7 +140,7 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Capacity:
     """Who makes the jobs."""
 
     slots: int  # jobs made at once, by all workers together
@@ -150,9 +150,9 @@ class Workshop:
     busy_s: float = 0.0  # until the model is there that is being loaded
 
 
-def rehearse(
-    running: Collection[Part], waiting: Collection[Part], shop: Workshop, pace: Callable[[str], Pace]
-) -> Rehearsal:
+def simulate(
+    running: Collection[Part], waiting: Collection[Part], capacity: Capacity, pace: Callable[[str], Pace]
+) -> Schedule:
     """Make the jobs in thought: those that run, then the waiting ones in their order as slots become free.
 
     One worker makes jobs of one model at a time: those of another start when all before them have ended, and take the
@@ -162,16 +162,16 @@ def rehearse(
     left = {part.job_id: (part.model, part.seconds) for part in running}
     queue = list(waiting)
     unfinished = {part.job_id for part in (*running, *waiting)}
-    loaded, now = set(shop.loaded), shop.busy_s
+    loaded, now = set(capacity.loaded), capacity.busy_s
     while left or queue:
-        while len(left) < shop.slots and (part := _next(queue, left, unfinished, shop.workers)):
+        while len(left) < capacity.slots and (part := _next(queue, left, unfinished, capacity.workers)):
             queue.remove(part)
             starts[part.job_id] = now
             if part.model not in loaded:
-                now += 0.0 if left else shop.load_s(part.model)
-                loaded = {part.model} if shop.workers == 1 else loaded | {part.model}
+                now += 0.0 if left else capacity.load_s(part.model)
+                loaded = {part.model} if capacity.workers == 1 else loaded | {part.model}
             left[part.job_id] = (part.model, part.seconds)
-        together = len(left) / shop.workers
+        together = len(left) / capacity.workers
         slower = {model: pace(model).slowdown(together) for model, _ in left.values()}
         passed = min(work * slower[model] for model, work in left.values())
         now += passed
@@ -180,7 +180,7 @@ def rehearse(
             ends[job_id] = now
             unfinished.remove(job_id)
             del left[job_id]
-    return Rehearsal(starts, ends)
+    return Schedule(starts, ends)
 
 
 def _next(queue: Sequence[Part], left: dict[str, tuple[str, float]], unfinished: set[str], workers: int) -> Part | None:

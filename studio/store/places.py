@@ -1,7 +1,7 @@
 """Where jobs stand in the queue, and when they will have finished.
 
 A place is a sum over `depths`, which triggers keep, and one look at the stretch that the job itself is in; times are
-those of a rehearsal of what comes next, and sums behind it: what they cost does not grow with the queue. All functions
+those of a simulation of what comes next, and sums behind it: what they cost does not grow with the queue. All functions
 read within the caller's transaction.
 """
 
@@ -23,14 +23,14 @@ from studio.schemas import PROGRESS_LOADED, JobStatus, Step
 from studio.store.pace import (
     GUESSED_LOAD_S,
     GUESSED_PACE,
+    Capacity,
     Made,
     Pace,
     Part,
-    Rehearsal,
-    Workshop,
+    Schedule,
     learn,
-    rehearse,
     share_left,
+    simulate,
 )  # fmt: skip
 from studio.store.tables import (
     CLAIM_ORDER,
@@ -48,7 +48,7 @@ from studio.store.tables import (
 
 RECENT = 64  # finished jobs from which the pace is learned
 LOADS = 3  # of a model, of which the shortest counts: one may have been a download
-HEAD = 64  # waiting jobs that are rehearsed one by one
+HEAD = 64  # waiting jobs that are simulated one by one
 STALE_S = 0.2  # a job's progress is so old when it is read, on the average
 SHOWN_S = 1.0  # a job that has run for less says nothing about how busy the machine is
 STRETCH_MAX = 10.0  # more than that is no busy machine
@@ -87,19 +87,19 @@ def places_of(session: Session, jobs: Collection[Job], now: datetime, alive: tim
     running = [job for job in jobs if job.status is JobStatus.PROCESSING]
     if not waiting and not running:
         return {}
-    outlook = _Outlook(session, now, alive)
-    found = {job.job_id: Place(None, 0.0, outlook.plan.ends.get(job.job_id, 0.0)) for job in running}
+    estimator = _Estimator(session, now, alive)
+    found = {job.job_id: Place(None, 0.0, estimator.plan.ends.get(job.job_id, 0.0)) for job in running}
     paused = bool(waiting) and session.exec(select(col(Ledger.paused_at))).one() is not None
-    return found | {job.job_id: outlook.place(job, _before(session, job), paused) for job in waiting}
+    return found | {job.job_id: estimator.place(job, _before(session, job), paused) for job in waiting}
 
 
 def forecast(session: Session, work: Collection[tuple[str, float]], now: datetime, alive: timedelta) -> float:
     """Seconds until jobs of these models and seconds of audio would have finished, put in at the back now."""
-    return _Outlook(session, now, alive).forecast(work)
+    return _Estimator(session, now, alive).forecast(work)
 
 
-class _Outlook:
-    """What is being made and what comes next, rehearsed; what lies behind that is reckoned in bulk."""
+class _Estimator:
+    """What is being made and what comes next, simulated; what lies behind that is reckoned in bulk."""
 
     def __init__(self, session: Session, now: datetime, alive: timedelta) -> None:
         self._session = session
@@ -108,21 +108,21 @@ class _Outlook:
         processed = session.exec(select(Job).where(processing)).all()
         workers = session.exec(select(Worker).where(col(Worker.beat_at) >= now - alive)).all()
         self._devices = {worker.device for worker in workers if worker.device}
-        self._shop = self._workshop(workers, processed)
+        self._capacity = self._capacity_of(workers, processed)
         self._running = [self._left(job) for job in processed]
         self._stretch = self._busy(processed)
         self._head = [
             Part(name, model, self._alone(model, audio_s), after) for name, model, audio_s, after in _head(session)
         ]
-        self.plan = self._rehearse([])
+        self.plan = self._simulate([])
 
-    def _rehearse(self, more: list[Part]) -> Rehearsal:
-        return rehearse(self._running, self._head + more, self._shop, self.pace).stretched(self._stretch)
+    def _simulate(self, more: list[Part]) -> Schedule:
+        return simulate(self._running, self._head + more, self._capacity, self.pace).stretched(self._stretch)
 
-    def _workshop(self, workers: Sequence[Worker], processed: Sequence[Job]) -> Workshop:
+    def _capacity_of(self, workers: Sequence[Worker], processed: Sequence[Job]) -> Capacity:
         loading = [job for job in processed if job.current_step in (Step.QUEUED, Step.LOADING_MODEL)]
         there = [worker.model for worker in workers if worker.model] + [job.model for job in processed]
-        return Workshop(
+        return Capacity(
             slots=max(1, sum(worker.slots for worker in workers)),
             workers=max(1, len(workers)),
             loaded=frozenset(there),
@@ -167,23 +167,23 @@ class _Outlook:
         everything.add((model, jobs, int(ms) / 1000) for model, jobs, ms in self._session.exec(_ALL))
         if everything.count() <= len(self._head):
             parts = [Part(f"#{n}", model, self._alone(model, audio_s)) for n, (model, audio_s) in enumerate(work)]
-            ends = self._rehearse(parts).ends
+            ends = self._simulate(parts).ends
             return max((ends[part.job_id] for part in parts), default=0.0)
         everything.add((model, 1, audio_s) for model, audio_s in work)
         return self._starts_behind(everything)
 
     def _starts_behind(self, ahead: _Work) -> float:
-        """When a slot is free for what comes after all that: its head is rehearsed until the last of it has started,
+        """When a slot is free for what comes after all that: its head is simulated until the last of it has started,
         and that and the rest is shared out over the slots."""
         rest_s = sum(
             self.pace(model).seconds(ahead.audio_s[model], count) * self._crowded(model)
             for model, count in ahead.jobs.items()
         )
         rest_s -= sum(part.seconds * self._crowded(part.model) for part in self._head[:-1])
-        return self.plan.all_started + max(0.0, rest_s) * self._stretch / self._shop.slots
+        return self.plan.all_started + max(0.0, rest_s) * self._stretch / self._capacity.slots
 
     def _crowded(self, model: str) -> float:
-        return self.pace(model).slowdown(self._shop.slots / self._shop.workers)
+        return self.pace(model).slowdown(self._capacity.slots / self._capacity.workers)
 
     def _alone(self, model: str, audio_s: float) -> float:
         return self.pace(model).seconds(audio_s)
@@ -191,7 +191,7 @@ class _Outlook:
     def _busy(self, jobs: Sequence[Job]) -> float:
         """How many times longer jobs take now than they used to, as those that are being made show: the more of a job
         is done, the more it has to say."""
-        together = len(jobs) / self._shop.workers
+        together = len(jobs) / self._capacity.workers
         shown = []
         for job in jobs:
             took_s = (self._now - job.admitted_at).total_seconds() - STALE_S if job.admitted_at else 0.0

@@ -23,10 +23,10 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 
 from studio.errors import BatchNotFound, JobConflict, JobNotFound, LeaseLost
 from studio.schemas import PRIORITY_MAX, GenerationRequest, JobStatus, Outcome, QueueState, QueueStats, Step
-from studio.store.answers import Once, keep_answer, known_answer
+from studio.store.answers import IdempotencyKey, keep_answer, known_answer
 from studio.store.db import NO_SYNC, Database
 from studio.store.ends import UNLEASED, ended, follow_up
-from studio.store.intake import put_in, waits_of
+from studio.store.intake import insert_jobs, waits_of
 from studio.store.ledger import NEXT, next_version
 from studio.store.places import Place, count_waiting, forecast, places_of
 from studio.store.tables import (
@@ -118,10 +118,10 @@ class JobQueue:
             InvalidRequest: `after` names a job that there is not.
         """
         with self._db.write() as session:
-            return put_in(session, next_version(session), requests, batch_id, self._now())
+            return insert_jobs(session, next_version(session), requests, batch_id, self._now())
 
     def enqueue_once(
-        self, requests: Sequence[GenerationRequest], batch_id: str | None, once: Once,
+        self, requests: Sequence[GenerationRequest], batch_id: str | None, asked: IdempotencyKey,
         charge: Callable[[], None], answer: Callable[[Jobs, dict[str, Place]], str],
     ) -> tuple[Jobs, str]:  # fmt: skip
         """`enqueue`, and keep what `answer` makes of the jobs; or store nothing and give what was answered before.
@@ -133,18 +133,18 @@ class JobQueue:
         """
         now = self._now()
         with self._db.read() as session:
-            known = known_answer(session, once, now)
+            known = known_answer(session, asked, now)
         if known is not None:
             return [], known
         with self._db.write() as session:
             version = next_version(session)  # whoever asks the same waits here
-            known = known_answer(session, once, now)
+            known = known_answer(session, asked, now)
             if known is not None:
                 return [], known
             charge()
-            jobs = put_in(session, version, requests, batch_id, now)
+            jobs = insert_jobs(session, version, requests, batch_id, now)
             text = answer(jobs, places_of(session, jobs, now, self._alive))
-            keep_answer(session, once, text, now)
+            keep_answer(session, asked, text, now)
         return jobs, text
 
     def cancel(self, job_id: str, force: bool = False) -> Job:
