@@ -185,7 +185,12 @@ class Worker:
         if free <= 0:
             return
         model = self.engine.model if self.engine else None
-        claims = self._queue.claim(self.worker_id, free, self._settings.lease_seconds, model)
+        try:
+            claims = self._queue.claim(self.worker_id, free, self._settings.lease_seconds, model)
+        except AWAY:
+            if not self._in_flight:
+                raise
+            return  # there is something to do meanwhile
         if claims:
             self._look_at = 0.0  # there may be more, for slots that a model has once it is loaded
         with self._lock:

@@ -153,6 +153,23 @@ def test_writes_that_read_first_wait_for_each_other(database: Database) -> None:
         assert session.connection().execute(text("SELECT version FROM ledger")).scalar_one() == 80
 
 
+@pytest.mark.postgres
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_transaction_that_stood_still_is_an_error_in_words(database: Database) -> None:
+    """The process was suspended, say; the server has hung up so that others can write."""
+    with pytest.raises(DatabaseUnavailable, match="idle-in-transaction"):
+        stand_still(database)
+    assert worker_ids(database) == set()
+
+
+def stand_still(database: Database) -> None:
+    with database.write() as session:
+        session.connection().execute(text("SET LOCAL idle_in_transaction_session_timeout = '50ms'"))
+        time.sleep(0.5)
+        session.add(a_worker("late"))
+        session.flush()
+
+
 def test_sqlite_is_set_up_to_lose_nothing(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'studio.db'}")
     with database.read() as session:

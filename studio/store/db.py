@@ -303,7 +303,8 @@ def _translated() -> Iterator[None]:
         raise DiskFull() if full else DatabaseUnavailable(_reason(error)) from error
     except DatabaseError as error:
         damaged = ("file is not a database", "malformed")  # SQLite's words
-        if any(words in str(error.orig) for words in damaged):
+        hung_up = getattr(error.orig, "sqlstate", "") == "25P03"  # after IDLE_TRANSACTION_S: this process stood still
+        if hung_up or any(words in str(error.orig) for words in damaged):
             raise DatabaseUnavailable(_reason(error)) from error
         raise
 
