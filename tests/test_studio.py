@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -462,6 +463,25 @@ def test_after_kill_9_waiting_jobs_run_and_the_interrupted_one_has_failed(
         assert finish(studio, second).status is finish(studio, third).status is JobStatus.COMPLETED
     finally:
         studio.stop()
+
+
+CONTAINER = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]  # process ids of its own, the host's name
+
+
+def test_a_worker_in_a_container_with_the_hosts_name_keeps_its_job(tmp_path: Path) -> None:
+    if shutil.which("unshare") is None or subprocess.run([*CONTAINER, "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("this user may make no PID namespace")
+    command = [*CONTAINER, sys.executable, "-c", CRASHING, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            job_id = process.stdout.readline().strip()
+            until(lambda: _status(tmp_path, job_id) == "processing", 60)
+            other = Studio(settings(tmp_path), load_sine)
+            assert other.start(work=False).interrupted == []
+            other.stop()
+        finally:
+            process.kill()
 
 
 def test_a_start_leaves_the_audio_of_another_database_alone(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def _values(enum: type[JobStatus] | type[Step] | type[Outcome] | type[DeliverySt
 
 
 class Job(SQLModel, table=True):
-    """A request on its way to a track. `studio.store.queue` alone changes `status`."""
+    """A request on its way to a track. `studio.store` alone changes `status`."""
 
     __tablename__ = "generations"
 
