@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from studio import health, log
 from studio.api import rest
-from studio.api.security import BODY_MAX_BYTES, is_address, protect
+from studio.api.security import BODY_MAX_BYTES, ErrorResponse, is_address, protect
 from studio.errors import ConfigurationError
 from studio.runtime import Studio
 from studio.settings import Settings
@@ -33,6 +33,9 @@ GRACE_S = 0.5  # at a stop, for answers under way; streams that clients keep ope
 GIVE_UP_S = 3  # then uvicorn cancels whatever still runs
 GRADIO_LOOKS_S = 0.02  # between two looks at Gradio's own queue; its 0.001 takes a tenth of the decoder's time
 GRADIO_CACHE_S = (3600, 86400)  # how often Gradio looks for copies to delete, and how old they get
+GRADIO_UNUSED = (  # routes that nothing here uses: three write files for anybody, the last one fails on an SVG
+    "/gradio_api/upload", "/gradio_api/process_recording", "/gradio_api/deep_link", "/pwa_icon/{size}",
+)  # fmt: skip
 
 
 def serve(settings: Settings) -> None:
@@ -91,6 +94,8 @@ def _build(studio: Studio, closing: threading.Event) -> FastAPI:
 
     app = FastAPI(openapi_url=None)
     app.add_api_route("/metrics", rest.scrape(studio), include_in_schema=False)
+    for path in GRADIO_UNUSED:
+        app.add_api_route(path, _closed, methods=["GET", "POST"], include_in_schema=False)
     app.add_middleware(_Below, prefix=rest.PREFIX, below=rest.build(studio, closing))
     page = blocks.build(studio)
     with page:
@@ -105,6 +110,10 @@ def _build(studio: Studio, closing: threading.Event) -> FastAPI:
     protect(app, studio.settings)
     page.has_launched = True  # or Gradio leaves its check of FileData paths off, as it does whenever it is mounted
     return app
+
+
+async def _closed() -> ErrorResponse:
+    return ErrorResponse(404, "The studio has no use for this.")
 
 
 def _calm_gradio(settings: Settings) -> None:
