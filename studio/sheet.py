@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from studio.errors import InvalidRequest, SheetUnreadable, StudioError
+from studio.errors import InvalidRequest, SheetUnreadable
 from studio.schemas import AFTER_MAX, BATCH_MAX, SEED_MAX, GenerationRequest, describe
 
 FIELDS = (
@@ -79,7 +79,7 @@ def plan(
     Args:
         rows: blank ones are passed over, but counted.
         defaults: values of a request for cells that are blank.
-        check: raises StudioError for a request that will not be accepted, because of its model, say.
+        check: raises InvalidRequest for a request that will not be accepted, because of its model, say.
     """
     found = Plan([], [], [])
     for number, row in enumerate(rows, 1):
@@ -205,8 +205,6 @@ def _requests(
             reasons += [(field.partition(".")[0], message) for field, message in describe(error)]
         except InvalidRequest as error:
             reasons.append((error.field.partition(".")[0], error.reason.rstrip(".")))
-        except StudioError as error:
-            reasons.append(("model", str(error).rstrip(".")))
     if reasons:
         raise _RowWrong(*reasons)
     return made

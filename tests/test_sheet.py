@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from studio import sheet
-from studio.errors import ModelNotFound, SheetUnreadable
+from studio.errors import InvalidRequest, SheetUnreadable
 from studio.schemas import BATCH_MAX, SEED_MAX, GenerationRequest
 from studio.sheet import FILE_MAX_BYTES, JOBS_MAX, ROWS_MAX, Row, alternatives, paste, plan, read
 
@@ -160,7 +160,7 @@ def test_a_decimal_comma_is_understood_and_large_seeds_stay_exact() -> None:
 def test_a_model_that_is_not_there_is_a_problem_of_its_row() -> None:
     def check(request: GenerationRequest) -> None:
         if request.model == "nonesuch":
-            raise ModelNotFound("There is no model 'nonesuch'.")
+            raise InvalidRequest("model", "There is no model 'nonesuch'.")
 
     made = plan([{"prompt": "sad piano"}, {"prompt": "sad piano", "model": "nonesuch"}], {}, check)
     assert [str(problem) for problem in made.problems] == ["Row 2, model: There is no model 'nonesuch'."]

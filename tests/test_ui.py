@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 import shlex
 from dataclasses import replace
 from datetime import timedelta
@@ -379,6 +380,18 @@ def test_the_system_tab_still_tells_what_is_wrong_when_the_database_is_broken(tm
     assert 'class="check unhealthy" data-key="database"' in health
     assert "Processor" in charts
     assert figures == gr.skip()
+
+
+def test_a_sheet_is_not_blamed_for_a_database_that_is_away(tmp_path: Path) -> None:
+    studio = Studio(Settings(data_dir=tmp_path))
+
+    async def listeners() -> dict[str, Any]:
+        return {str(listener.name): listener.fn for listener in blocks.build(studio).fns.values()}
+
+    found = asyncio.run(listeners())
+    (tmp_path / "studio.db").write_bytes(b"this is not a database" * 1000)
+    text = json.dumps({"rows": [{"prompt": "the end", "after": "gen_1"}]})
+    assert found["work_out"](text, *VALUES) == (gr.skip(), gr.skip())
 
 
 def test_a_search_may_be_any_text(tmp_path: Path) -> None:

@@ -41,7 +41,6 @@ from studio.errors import (
     InvalidRequest,
     JobConflict,
     JobNotFound,
-    ModelNotFound,
     RateLimited,
     StudioError,
 )
@@ -87,7 +86,6 @@ ONE_RANGE = r"\s*([0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})\s*"
 RANGES = re.compile(rf"bytes={ONE_RANGE}(?:,{ONE_RANGE})*")
 STATUS_OF: list[tuple[type[StudioError], int]] = [
     (InvalidRequest, 422),
-    (ModelNotFound, 422),
     (JobNotFound, 404),
     (BatchNotFound, 404),
     (JobConflict, 409),
@@ -612,8 +610,6 @@ async def _studio_error(_request: Request, error: Exception) -> ErrorResponse:
     match error:
         case InvalidRequest(field=field, reason=reason):
             return _fields_wrong([(field, reason)])
-        case ModelNotFound():
-            return _fields_wrong([("model", str(error))])
         case RateLimited(retry_after_s=seconds):
             return ErrorResponse(status, str(error), {"Retry-After": str(seconds)})
     headers = {"Retry-After": str(UNAVAILABLE_RETRY_S)} if status == 503 else None

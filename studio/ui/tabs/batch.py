@@ -12,7 +12,15 @@ from typing import Any
 import gradio as gr
 from pydantic import ValidationError
 
-from studio.errors import BatchNotFound, JobConflict, RateLimited, SheetUnreadable, StudioError
+from studio.errors import (
+    BatchNotFound,
+    DatabaseUnavailable,
+    InvalidRequest,
+    JobConflict,
+    RateLimited,
+    SheetUnreadable,
+    StudioError,
+)
 from studio.runtime import Studio
 from studio.schemas import BatchRequest, GenerationRequest
 from studio.sheet import (
@@ -70,16 +78,22 @@ def build(studio: Studio, page: gr.Blocks, mine: Mine, memory: Memory) -> Part:
     generate = gr.Button("Generate", variant="primary", size="lg", elem_classes=["go"])
     table = live(elem_id="batches")
 
-    def work_out(text: str, *values: Any) -> tuple[str, Any]:
-        planned, defaults = _plan(studio, text, values)
+    def work_out(text: str, *values: Any) -> tuple[Any, Any]:
+        try:
+            planned, defaults = _plan(studio, text, values)
+            good = planned.requests and not planned.problems
+            seconds = studio.forecast(planned.requests) if good else None
+        except DatabaseUnavailable:  # what is shown stays
+            return gr.skip(), gr.skip()
         count = len(planned.requests)
-        good = count and not planned.problems
         words = f"Generate {count}" if good and count > 1 else "Generate"
-        seconds = studio.forecast(planned.requests) if good else None
         return batches.plan(planned, seconds, defaults), gr.Button(words)
 
     def submit(request: gr.Request, text: str, known: Any, *values: Any) -> tuple[Any, Any, str]:
-        planned, _ = _plan(studio, text, values)
+        try:
+            planned, _ = _plan(studio, text, values)
+        except DatabaseUnavailable as away:
+            return gr.skip(), gr.skip(), cards.problems([str(away)])
         if planned.problems:
             return gr.skip(), gr.skip(), cards.problems(batches.sentences(planned.problems))
         if not planned.requests:
@@ -146,7 +160,7 @@ def _cancel(studio: Studio, batch_ids: Iterable[str]) -> None:
 def _plan(studio: Studio, text: str, values: tuple[Any, ...]) -> tuple[Plan, dict[str, Any]]:
     """What the sheet makes, and what its blank cells stand for."""
     defaults = values_of(*values)
-    known: dict[tuple[object, ...], StudioError | None] = {}
+    known: dict[tuple[object, ...], InvalidRequest | None] = {}
 
     def check(request: GenerationRequest) -> None:
         asked = (request.model, request.webhook_url, *request.after)
@@ -158,10 +172,10 @@ def _plan(studio: Studio, text: str, values: tuple[Any, ...]) -> tuple[Plan, dic
     return plan(_rows(text), defaults, check), defaults
 
 
-def _refused(studio: Studio, request: GenerationRequest) -> StudioError | None:
+def _refused(studio: Studio, request: GenerationRequest) -> InvalidRequest | None:
     try:
         studio.check(request)
-    except StudioError as error:
+    except InvalidRequest as error:
         return error
     return None
 
