@@ -100,7 +100,7 @@ def test_a_row_may_start_after_others_by_number_and_after_jobs_by_id() -> None:
     made = plan(rows, {"webhook_url": "https://a.example/"})
     assert [request.after for request in made.requests] == [[], [], ["#1", "#2", "gen_1"]]
     assert {request.webhook_url for request in made.requests} == {"https://a.example/"}
-    written = sheet.expand([*rows, {"prompt": "and again", "after": "#3"}])
+    written = sheet.expand([*rows, {"prompt": "and again", "after": "#3"}], {})
     assert [row.get("after") for row in written] == [None, None, "#1 #2, gen_1", "#3"]
     assert plan(written[:3], {}).requests[2].after == ["#1", "#2", "gen_1"]
 
@@ -183,11 +183,24 @@ def test_rows_written_out_make_the_same_requests_and_stay_what_they_are() -> Non
         {"prompt": "{calm|dark} piano {{x}}", "seed": "7", "variations": "2"}, {},
         {"prompt": "fast {a|b}", "duration": "4"}, {"prompt": "broken {", "seed": "1"},
     ]  # fmt: skip
-    written = sheet.expand(rows)
+    written = sheet.expand(rows, {})
     assert written[:2] == [{"prompt": "calm piano {{x}}", "seed": "7"}, {"prompt": "calm piano {{x}}", "seed": "8"}]
     assert written[-1] == rows[-1]
     assert plan(written, {}).requests == plan(rows, {}).requests
-    assert sheet.expand(written) == written
+    assert sheet.expand(written, {}) == written
+
+
+def test_takes_written_out_count_up_from_the_default_seed_as_they_do_in_the_sheet() -> None:
+    rows = [{"prompt": "sad piano", "variations": "3"}, {"prompt": "fast drums"}]
+    written = sheet.expand(rows, {"seed": 7})
+    assert [row.get("seed") for row in written] == ["7", "8", "9", None]
+    assert plan(written, {"seed": 7}).requests == plan(rows, {"seed": 7}).requests
+
+
+def test_more_rows_than_a_sheet_has_are_not_written_out() -> None:
+    rows = [{"prompt": "{sad|calm|dark} piano", "variations": "50"}] * 4
+    with pytest.raises(SheetUnreadable, match="more than 500 rows"):
+        sheet.expand(rows, {})
 
 
 # Files

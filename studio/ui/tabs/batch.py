@@ -91,7 +91,7 @@ def build(studio: Studio, page: gr.Blocks, mine: Mine, memory: Memory) -> Part:
 
     def submit(request: gr.Request, text: str, known: Any, *values: Any) -> tuple[Any, Any, str]:
         try:
-            planned, _ = _plan(studio, text, values)
+            planned, defaults = _plan(studio, text, values)
         except DatabaseUnavailable as away:
             return gr.skip(), gr.skip(), cards.problems([str(away)])
         if planned.problems:
@@ -99,18 +99,18 @@ def build(studio: Studio, page: gr.Blocks, mine: Mine, memory: Memory) -> Part:
         if not planned.requests:
             return gr.skip(), gr.skip(), cards.problems(["Write at least one prompt."])
         accepted, error = _submit(studio, planned, client_of(request, studio))
-        left = expand(_rows(text))[sum(map(len, planned.batches[: len(accepted)])) :]
+        left = expand(_rows(text), defaults)[sum(map(len, planned.batches[: len(accepted)])) :]
         said = _refusal(error, len(accepted), len(planned.batches)) if error else ""
         return json.dumps({"rows": left}), [*accepted, *_ids(known)][:REMEMBERED], said
 
-    def use(event: gr.EventData, text: str) -> tuple[Any, str]:
+    def use(event: gr.EventData, text: str, *values: Any) -> tuple[Any, str]:
         try:
-            return json.dumps({"rows": _used(event, _rows(text))}), ""
+            return json.dumps({"rows": _used(event, _rows(text), values_of(*values))}), ""
         except SheetUnreadable as error:
             return gr.skip(), cards.problems([str(error)])
 
     sheet.change(None, sheet, draft, js=AS_TEXT, **QUIET)
-    sheet.click(use, sheet, [sheet, problem], **QUIET)
+    sheet.click(use, [sheet, *form.all], [sheet, problem], **QUIET)
     triggers = [sheet.change, page.load, *(component.change for component in form.all)]
     gr.on(triggers, work_out, [sheet, *form.all], [made, generate], trigger_mode="always_last", **QUIET)
     generate.click(submit, [sheet, batch_ids, *form.all], [sheet, batch_ids, problem], **QUIET)
@@ -199,12 +199,12 @@ def _refusal(error: Exception, accepted: int, total: int) -> str:
     return cards.problems(some + sentence for sentence in sentences(error))
 
 
-def _used(event: gr.EventData, rows: list[Row]) -> list[Row]:
+def _used(event: gr.EventData, rows: list[Row], defaults: dict[str, Any]) -> list[Row]:
     """The rows after an upload, a paste, or writing out. Raises SheetUnreadable."""
     data = event._data if isinstance(event._data, dict) else {}
     match data:
         case {"do": "expand"}:
-            return expand(rows)
+            return expand(rows, defaults)
         case {"do": "paste", "text": str(text), "row": int(row), "field": str(field)}:
             return paste(rows, text, min(max(0, row), ROWS_MAX), field)
         case {"do": "upload", "name": str(name), "bytes": str(encoded)}:
