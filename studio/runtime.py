@@ -29,6 +29,7 @@ from studio.engine.base import EngineLoader
 from studio.engine.catalog import ModelInfo
 from studio.engine.loader import engine_loader
 from studio.errors import ConfigurationError, InvalidRequest, JobConflict, JobNotFound, ModelNotFound
+from studio.gpus import nvidia_smi
 from studio.limits import LimiterState, RateLimiter
 from studio.metrics import Census, Metrics
 from studio.schemas import (
@@ -100,7 +101,7 @@ class Studio:
         self._db = Database(self.settings.resolved_database_url)
         self._queue = JobQueue(self._db, alive_s=self.settings.lease_seconds)
         self._outbox = Outbox(self._db)
-        self._vitals = Vitals(health.nvidia_smi)
+        self._vitals = Vitals(nvidia_smi)
         self._metrics = Metrics(version("studio"), self._census, self._vitals.gpus)
         self._limiter = RateLimiter(self.settings, refused=self._metrics.refused)
         self._streams = Streams()

@@ -241,8 +241,9 @@ async def job_events(
     """
     feed: Feed = request.app.state.feed
     change = await feed.look(job_id)
-    seen = int(last_event_id) if last_event_id and re.fullmatch(r"[0-9]{1,18}", last_event_id) else -1
-    if change.job.status.ended and change.version <= seen:
+    told = int(last_event_id) if last_event_id and re.fullmatch(r"[0-9]{1,18}", last_event_id) else -1
+    seen = told if told <= change.version else -1  # of another database, say
+    if change.job.status.ended and change.version == seen:
         return Response(status_code=204)  # a browser stops asking then
     return StreamingResponse(feed.events(change, seen), headers=EVENT_HEADERS, media_type=EVENTS)
 

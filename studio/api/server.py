@@ -19,10 +19,11 @@ from fastapi import FastAPI
 from rich.console import Console
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from studio import health, log
+from studio import log
 from studio.api import rest
 from studio.api.security import BODY_MAX_BYTES, ErrorResponse, is_address, protect
 from studio.errors import ConfigurationError
+from studio.gpus import nvidia_smi
 from studio.runtime import Studio
 from studio.settings import Settings
 from studio.store.queue import Recovered
@@ -197,7 +198,7 @@ def _in_url(configured: str, bound: str) -> str:
 
 
 def _introduce(settings: Settings, url: str, started: Recovered) -> None:
-    gpus = health.nvidia_smi() if settings.device != "cpu" else []
+    gpus = nvidia_smi() if settings.device != "cpu" else []
     out = Console(highlight=False)
     out.print(f"Studio    [bold]{url}[/bold]")
     out.print(f"Model     {settings.model_name}, on {gpus[0].name if gpus else 'the CPU'}")
