@@ -199,8 +199,8 @@ def _in_url(configured: str, bound: str) -> str:
 
 def _introduce(settings: Settings, url: str, started: Recovered) -> None:
     gpus = nvidia_smi() if settings.device != "cpu" else []
-    out = Console(highlight=False)
-    out.print(f"Studio    [bold]{url}[/bold]")
+    out = Console(highlight=False, markup=False, soft_wrap=True)  # a path is no markup, and stays on its line
+    out.print(f"Studio    {url}", style="bold")
     out.print(f"Model     {settings.model_name}, on {gpus[0].name if gpus else 'the CPU'}")
     out.print(f"Data      {Path(settings.data_dir).resolve()}")
     out.print(f"Recovered {started.pending} waiting, {len(started.interrupted)} interrupted")
