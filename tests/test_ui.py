@@ -95,6 +95,12 @@ def test_an_active_job_shows_its_steps_its_percent_and_the_time_left() -> None:
     assert 'data-do="cancel"' in shown
 
 
+def test_a_progress_that_nobody_knows_has_no_value() -> None:
+    loading = job(status=JobStatus.PROCESSING, current_step=Step.LOADING_MODEL, progress=0.0)
+    assert 'role="progressbar"' in cards.card(loading)
+    assert "aria-valuenow" not in cards.card(loading)
+
+
 def test_a_waiting_job_shows_its_place_in_the_queue() -> None:
     assert "Next in the queue" in cards.card(job())
     assert "Number 4 in the queue" in cards.card(job(queue_position=4))
