@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import signal
 import sys
 import threading
@@ -12,6 +14,7 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -71,10 +74,9 @@ def generate(
             raise StudioError(f"{job.status}: {job.error_message}")
         path = studio.track_path(Path(job.file_url).name)
         if output is not None:
-            output.write_bytes(path.read_bytes())
-        out.print(
-            f"{output or path}  ({job.duration:g} s, seed {job.seed}, {job.generation_time_seconds:.1f} s to make)"
-        )
+            _copy(path, output)
+        said = f"{output or path}  ({job.duration:g} s, seed {job.seed}, {job.generation_time_seconds:.1f} s to make)"
+        out.print(said, markup=False, soft_wrap=True)  # a path is no markup, and stays on its line
 
 
 @app.command()
@@ -182,12 +184,22 @@ def errors_to_sentences() -> Iterator[None]:
         _exit(
             "\n".join(f"{prefix}{field.upper() if prefix else field}: {message}" for field, message in describe(error))
         )
+    except SettingsError as error:  # pydantic-settings names the field, and no more
+        field = re.search(r'field "(\w+)"', str(error))
+        _exit(f'{ENV_PREFIX}{field[1].upper() if field else "…"}: must be JSON, such as ["192.0.2.1"]')
     except StudioError as error:
         _exit(str(error))
 
 
+def _copy(path: Path, output: Path) -> None:
+    try:
+        shutil.copyfile(path, output)
+    except OSError as error:
+        raise StudioError(f"Cannot write {output} ({error.strerror}). The track is {path}.") from error
+
+
 def _exit(message: str) -> None:
-    Console(stderr=True).print(message, style="red", markup=False, highlight=False)
+    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     raise SystemExit(1)
 
 

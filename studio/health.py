@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from studio.errors import StudioError
+from studio.gpus import Gpu, nvidia_smi
 from studio.schemas import CheckName, HealthCheck, HealthReport, HealthStatus, QueueState, QueueStats, utcnow
 from studio.settings import Settings
 
@@ -42,16 +41,6 @@ class Beat(Protocol):
     def silent_s(self) -> float: ...
     @property
     def alive(self) -> bool: ...
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU as its driver describes it; memory is not told by those that share the host's."""
-
-    name: str
-    memory_total_gb: float | None
-    memory_free_gb: float | None
-    busy_percent: float | None = None
 
 
 class Checkup:
@@ -193,26 +182,3 @@ def _disk_space(settings: Settings) -> HealthCheck:
 
 def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def nvidia_smi() -> list[Gpu]:
-    """The host's NVIDIA GPUs as the driver's own tool lists them; none where there is no driver. Imports no torch."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    command = [tool, "--query-gpu=name,memory.total,memory.free,utilization.gpu", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [_parse(line) for line in answer.stdout.splitlines() if line.strip()]
-
-
-def _parse(line: str) -> Gpu:
-    """`NVIDIA H200, 143771, 143157, 12`: MiB and percent, or `[N/A]` where the GPU shares the host's memory."""
-    name, total, free, busy = (field.strip() for field in line.rsplit(",", 3))
-    return Gpu(name, _gigabytes(total), _gigabytes(free), float(busy) if busy.isdecimal() else None)
-
-
-def _gigabytes(mebibytes: str) -> float | None:
-    return round(int(mebibytes) * 2**20 / GB, 1) if mebibytes.isdecimal() else None

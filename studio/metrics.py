@@ -7,29 +7,18 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from studio.errors import StudioError
+from studio.gpus import Gpu
 from studio.schemas import DeliveryStatus, JobStatus, Step
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STEP_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 GB = 1e9
-
-
-class Gpu(Protocol):
-    """A GPU as its driver describes it; what it does not tell is None."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def memory_total_gb(self) -> float | None: ...
-    @property
-    def memory_free_gb(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -147,8 +136,8 @@ class _Gpus:
         used = GaugeMetricFamily("studio_gpu_memory_used_bytes", "GPU memory in use.", labels=["gpu", "name"])
         total = GaugeMetricFamily("studio_gpu_memory_total_bytes", "GPU memory that there is.", labels=["gpu", "name"])
         for number, gpu in enumerate(self._gpus()):
-            if gpu.memory_total_gb is not None and gpu.memory_free_gb is not None:
+            if gpu.memory_total_gb is not None and gpu.memory_used_gb is not None:
                 labels = [str(number), gpu.name]
-                used.add_metric(labels, (gpu.memory_total_gb - gpu.memory_free_gb) * GB)
+                used.add_metric(labels, gpu.memory_used_gb * GB)
                 total.add_metric(labels, gpu.memory_total_gb * GB)
         yield from (family for family in (used, total) if family.samples)

@@ -28,7 +28,8 @@ from studio.engine import catalog
 from studio.engine.base import EngineLoader
 from studio.engine.catalog import ModelInfo
 from studio.engine.loader import engine_loader
-from studio.errors import ConfigurationError, InvalidRequest, JobConflict, JobNotFound
+from studio.errors import ConfigurationError, InvalidRequest, JobConflict, JobNotFound, ModelNotFound
+from studio.gpus import nvidia_smi
 from studio.limits import LimiterState, RateLimiter
 from studio.metrics import Census, Metrics
 from studio.schemas import (
@@ -100,7 +101,7 @@ class Studio:
         self._db = Database(self.settings.resolved_database_url)
         self._queue = JobQueue(self._db, alive_s=self.settings.lease_seconds)
         self._outbox = Outbox(self._db)
-        self._vitals = Vitals(health.nvidia_smi)
+        self._vitals = Vitals(nvidia_smi)
         self._metrics = Metrics(version("studio"), self._census, self._vitals.gpus)
         self._limiter = RateLimiter(self.settings, refused=self._metrics.refused)
         self._streams = Streams()
@@ -160,7 +161,7 @@ class Studio:
         more is stored, nothing more counts against the limit.
 
         Raises:
-            ModelNotFound, RateLimited; InvalidRequest (`after` names no job; the key came with another request).
+            RateLimited; InvalidRequest (no such model; `after` names no job; the key came with another request).
         """
 
         def answer(jobs: list[Job], places: dict[str, Place]) -> JobAccepted:
@@ -173,9 +174,9 @@ class Studio:
         """Put all requests of a batch into the queue, or none. `key` as in `submit`.
 
         Raises:
-            ModelNotFound, RateLimited; InvalidRequest (also when the batch is larger than the limit).
+            RateLimited; InvalidRequest (also when the batch is larger than the limit).
         """
-        requests = [self._resolve(request) for request in batch.requests]
+        requests = [self._resolve(request, f"requests.{number}.") for number, request in enumerate(batch.requests)]
         batch_id = f"batch_{secrets.token_hex(8)}"
 
         def answer(jobs: list[Job], places: dict[str, Place]) -> BatchAccepted:
@@ -221,7 +222,7 @@ class Studio:
         """Refuse what `submit` would refuse, as far as that is known before; `#1` and so on are taken on trust.
 
         Raises:
-            ModelNotFound; InvalidRequest (`after` names no job; no webhook goes there).
+            InvalidRequest: no such model; `after` names no job; no webhook goes there.
         """
         self._check(request)
         asked = [name for name in request.after if not name.startswith("#")]
@@ -451,13 +452,20 @@ class Studio:
             webhooks_waiting=self._outbox.depth(),
         )
 
-    def _resolve(self, request: GenerationRequest) -> GenerationRequest:
-        info = self._check(request)
+    def _resolve(self, request: GenerationRequest, where: str = "") -> GenerationRequest:
+        """The request with its model and seed. `where`: its place in what was asked for, `requests.3.`, for errors."""
+        try:
+            info = self._check(request)
+        except InvalidRequest as error:
+            raise InvalidRequest(where + error.field, error.reason) from error
         seed = secrets.randbelow(SEED_DRAWN_MAX) if request.seed is None else request.seed
         return request.model_copy(update={"model": info.name, "seed": seed})
 
     def _check(self, request: GenerationRequest) -> ModelInfo:
-        info = self.model(request.model)
+        try:
+            info = self.model(request.model)
+        except ModelNotFound as error:
+            raise InvalidRequest("model", str(error)) from error
         check_url(self.settings, request.webhook_url)
         return info
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from studio.errors import InvalidRequest, SheetUnreadable, StudioError
+from studio.errors import InvalidRequest, SheetUnreadable
 from studio.schemas import AFTER_MAX, BATCH_MAX, SEED_MAX, GenerationRequest, describe
 
 FIELDS = (
@@ -79,7 +79,7 @@ def plan(
     Args:
         rows: blank ones are passed over, but counted.
         defaults: values of a request for cells that are blank.
-        check: raises StudioError for a request that will not be accepted, because of its model, say.
+        check: raises InvalidRequest for a request that will not be accepted, because of its model, say.
     """
     found = Plan([], [], [])
     for number, row in enumerate(rows, 1):
@@ -135,9 +135,17 @@ def _jobs_named(name: str, row: int, places: Mapping[int, list[str]]) -> list[st
     return places[number]
 
 
-def expand(rows: Sequence[Row]) -> list[Row]:
-    """The rows with alternatives and variations written out, in the order of `plan`; what is wrong stays as it is."""
-    parts = [_parts(row) for row in rows]
+def expand(rows: Sequence[Row], defaults: Mapping[str, object]) -> list[Row]:
+    """The rows with alternatives and variations written out, in the order of `plan`; what is wrong stays as it is.
+
+    Raises:
+        SheetUnreadable: there would be too many.
+    """
+    parts: list[list[Row]] = []
+    for row in rows:
+        parts.append(_parts(row, defaults.get("seed")))
+        if sum(map(len, parts)) > ROWS_MAX:
+            raise SheetUnreadable(f"Written out there are more than {ROWS_MAX} rows, the most that a sheet has.")
     numbers: list[list[str]] = []  # of the written rows that each row becomes
     for part in parts:
         first = sum(map(len, numbers)) + 1
@@ -145,9 +153,9 @@ def expand(rows: Sequence[Row]) -> list[Row]:
     return [_renumbered(row, numbers) for part in parts for row in part]
 
 
-def _parts(row: Row) -> list[Row]:
+def _parts(row: Row, seed: object) -> list[Row]:
     try:
-        return _written_out(row)
+        return _written_out(row, seed)
     except _RowWrong:
         return [row]
 
@@ -162,19 +170,21 @@ def _renumbered(row: Row, numbers: Sequence[Sequence[str]]) -> Row:
     return row | {"after": re.sub(r"#(\d{1,4})\b", now, row["after"])} if "#" in row.get("after", "") else row
 
 
-def _written_out(row: Row) -> list[Row]:
+def _written_out(row: Row, seed: object) -> list[Row]:
+    """`seed`: of a row without one; its variations count up from it."""
     given = {field: row[field] for field in FIELDS if row.get(field, "").strip()}
     copies = _variations(given.pop("variations", ""))
     choices = {field: alternatives(cell, field) for field, cell in given.items()}
     if math.prod(map(len, choices.values())) * copies > JOBS_MAX:
         raise _RowWrong
     texts = [dict(zip(choices, cells, strict=True)) for cells in product(*choices.values())] if given else []
-    return [_numbered(text, number) for text in texts for number in range(copies)]
+    return [_numbered(text, seed if copies > 1 else None, number) for text in texts for number in range(copies)]
 
 
-def _numbered(row: Row, number: int) -> Row:
+def _numbered(row: Row, seed: object, number: int) -> Row:
     escaped = {field: cell.replace("{", "{{").replace("}", "}}") for field, cell in row.items()}
-    return escaped | {"seed": str(value("seed", row["seed"]) + number)} if "seed" in row else escaped
+    first = value("seed", row["seed"]) if "seed" in row else seed
+    return escaped | {"seed": str(first + number)} if isinstance(first, int) else escaped
 
 
 class _RowWrong(Exception):
@@ -205,8 +215,6 @@ def _requests(
             reasons += [(field.partition(".")[0], message) for field, message in describe(error)]
         except InvalidRequest as error:
             reasons.append((error.field.partition(".")[0], error.reason.rstrip(".")))
-        except StudioError as error:
-            reasons.append(("model", str(error).rstrip(".")))
     if reasons:
         raise _RowWrong(*reasons)
     return made

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 import psutil
 
+from studio.gpus import Gpu
 from studio.schemas import utcnow
 
 SAMPLE_S = 5.0
@@ -21,19 +21,6 @@ FIRST_S = 0.5  # whoever looks right after the start sees something
 KEPT = 180  # samples: a quarter of an hour
 GB = 1e9
 PARTS = ("gradio", "torch", "audiocraft", "transformers", "sqlmodel", "limits")
-
-
-class Gpu(Protocol):
-    """A GPU as its driver describes it; what it does not tell is None."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def memory_total_gb(self) -> float | None: ...
-    @property
-    def memory_free_gb(self) -> float | None: ...
-    @property
-    def busy_percent(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +85,7 @@ class Vitals:
             memory_gb=(memory.total - memory.available) / GB,
             own_memory_gb=self._process.memory_info().rss / GB,
             gpu_percent=_mean([gpu.busy_percent for gpu in gpus]),
-            gpu_memory_gb=_sum([_used(gpu) for gpu in gpus]),
+            gpu_memory_gb=_sum([gpu.memory_used_gb for gpu in gpus]),
         )
 
 
@@ -145,12 +132,6 @@ def _processor() -> str:
     except OSError:
         found = ""
     return found or platform.processor() or platform.machine()
-
-
-def _used(gpu: Gpu) -> float | None:
-    if gpu.memory_total_gb is None or gpu.memory_free_gb is None:
-        return None
-    return gpu.memory_total_gb - gpu.memory_free_gb
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

@@ -13,7 +13,8 @@ import pytest
 
 from studio import health
 from studio.errors import DatabaseUnavailable
-from studio.health import Beat, Checkup, Gpu
+from studio.gpus import Gpu, nvidia_smi
+from studio.health import Beat, Checkup
 from studio.schemas import HealthReport, HealthStatus, QueueState, QueueStats, utcnow
 from studio.settings import Settings
 
@@ -190,8 +191,11 @@ def test_the_drivers_tool_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771, 143157, 12'\necho 'NVIDIA GB10, [N/A], [N/A], [N/A]'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert health.nvidia_smi() == [Gpu("NVIDIA H200", 150.8, 150.1, 12.0), Gpu("NVIDIA GB10", None, None)]
-    tool.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
-    assert health.nvidia_smi() == []
+    assert nvidia_smi() == [Gpu("NVIDIA H200", 150.8, 150.1, 12.0), Gpu("NVIDIA GB10", None, None)]
+    for answer in ("echo 'NVIDIA-SMI has failed'; exit 9", "echo 'No devices were found'"):
+        tool.write_text(f"#!/bin/sh\n{answer}\n")
+        assert nvidia_smi() == []
+    tool.write_text("#!/bin/sh\nprintf 'NVIDIA \\377, [N/A], [N/A], 5\\n'\n")
+    assert nvidia_smi() == [Gpu("NVIDIA \ufffd", None, None, 5.0)]
     monkeypatch.setenv("PATH", "/nowhere")
-    assert health.nvidia_smi() == []
+    assert nvidia_smi() == []

@@ -16,7 +16,7 @@ ROOT = Path(studio.__file__).parent
 FLOORS: list[set[str]] = [  # from the ground up; a room may import from lower floors and from itself
     {"errors"},
     {"settings", "schemas", "clip"},
-    {"log", "backoff"},
+    {"log", "backoff", "gpus"},
     {"store", "engine", "audio", "limits", "health", "metrics", "outbound", "vitals", "sheet"},
     {"training", "streams"},
     {"worker", "webhooks"},

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from studio import GenerationRequest, Settings, Studio
 from studio.errors import DatabaseUnavailable, RateLimited
-from studio.health import Gpu
+from studio.gpus import Gpu
 from studio.metrics import Census, Metrics
 from tests.fakes import load_sine
 from tests.serving import served

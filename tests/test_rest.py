@@ -235,6 +235,16 @@ def test_what_any_page_may_send_is_not_taken_for_json(server: Served, content_ty
     assert "application/json" in answer.json()["error"]
 
 
+@pytest.mark.parametrize(("field", "value"), [("model", "musicgen-tiny"), ("webhook_url", "https://a.example/")])
+def test_what_the_studio_itself_refuses_in_a_batch_is_named_by_its_place(
+    server: Served, field: str, value: str
+) -> None:
+    requests = [{"prompt": "sad piano"}, {"prompt": "sad piano", field: value}]
+    answer = server.http.post(f"{API}/generate/batch", json={"requests": requests})
+    assert answer.status_code == 422
+    assert [item["field"] for item in answer.json()["detail"]] == [f"requests.1.{field}"]
+
+
 @pytest.mark.parametrize("requests", [[], [{"prompt": "sad piano"}] * (BATCH_MAX + 1), None, {}])
 def test_a_batch_has_one_to_ten_requests(server: Served, requests: object) -> None:
     answer = server.http.post(f"{API}/generate/batch", json={"requests": requests})

@@ -59,6 +59,17 @@ def test_gradios_file_route_serves_nothing_of_this_machine(server: Served, path:
     assert answer.status_code in (403, 404)
 
 
+def test_nobody_uploads_anything(server: Served) -> None:
+    kept = Path(os.environ["GRADIO_TEMP_DIR"])
+    for path in ("/gradio_api/upload", "/gradio_api/upload/", "/gradio_api/process_recording"):
+        files = {"files": ("uploaded.html", b"<script>alert(1)</script>")}
+        answer = server.http.post(path, files=files, follow_redirects=True)
+        assert (answer.status_code, set(answer.json())) == (404, {"error"})
+    for path in ("/gradio_api/deep_link?session_hash=x", "/pwa_icon/512"):
+        assert server.http.get(path).status_code == 404
+    assert not list(kept.rglob("uploaded.html"))
+
+
 def existing(server: Served, path: str) -> str:
     if path != "{audio}":
         return path.replace("{data}", str(server.studio.settings.data_dir.resolve()))
@@ -122,9 +133,13 @@ def test_a_name_that_is_not_the_studios_is_refused(server: Served, host: str, pa
 
 
 def test_what_a_stranger_says_about_the_outside_is_not_believed(server: Served) -> None:
-    lies = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https", "Forwarded": "host=evil.example"}
-    assert "evil.example" not in server.http.get("/", headers=lies).text
-    assert server.http.get("/config", headers=lies).json()["root"].startswith("http://127.0.0.1")
+    lies = {
+        "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https", "Forwarded": "host=evil.example",
+        "X-Gradio-Server": "https://evil.example",
+    }  # fmt: skip
+    for name, value in lies.items():
+        assert "evil.example" not in server.http.get("/", headers={name: value}).text
+        assert server.http.get("/config", headers={name: value}).json()["root"].startswith("http://127.0.0.1")
 
 
 # Too much

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from studio import sheet
-from studio.errors import ModelNotFound, SheetUnreadable
+from studio.errors import InvalidRequest, SheetUnreadable
 from studio.schemas import BATCH_MAX, SEED_MAX, GenerationRequest
 from studio.sheet import FILE_MAX_BYTES, JOBS_MAX, ROWS_MAX, Row, alternatives, paste, plan, read
 
@@ -100,7 +100,7 @@ def test_a_row_may_start_after_others_by_number_and_after_jobs_by_id() -> None:
     made = plan(rows, {"webhook_url": "https://a.example/"})
     assert [request.after for request in made.requests] == [[], [], ["#1", "#2", "gen_1"]]
     assert {request.webhook_url for request in made.requests} == {"https://a.example/"}
-    written = sheet.expand([*rows, {"prompt": "and again", "after": "#3"}])
+    written = sheet.expand([*rows, {"prompt": "and again", "after": "#3"}], {})
     assert [row.get("after") for row in written] == [None, None, "#1 #2, gen_1", "#3"]
     assert plan(written[:3], {}).requests[2].after == ["#1", "#2", "gen_1"]
 
@@ -160,7 +160,7 @@ def test_a_decimal_comma_is_understood_and_large_seeds_stay_exact() -> None:
 def test_a_model_that_is_not_there_is_a_problem_of_its_row() -> None:
     def check(request: GenerationRequest) -> None:
         if request.model == "nonesuch":
-            raise ModelNotFound("There is no model 'nonesuch'.")
+            raise InvalidRequest("model", "There is no model 'nonesuch'.")
 
     made = plan([{"prompt": "sad piano"}, {"prompt": "sad piano", "model": "nonesuch"}], {}, check)
     assert [str(problem) for problem in made.problems] == ["Row 2, model: There is no model 'nonesuch'."]
@@ -183,11 +183,24 @@ def test_rows_written_out_make_the_same_requests_and_stay_what_they_are() -> Non
         {"prompt": "{calm|dark} piano {{x}}", "seed": "7", "variations": "2"}, {},
         {"prompt": "fast {a|b}", "duration": "4"}, {"prompt": "broken {", "seed": "1"},
     ]  # fmt: skip
-    written = sheet.expand(rows)
+    written = sheet.expand(rows, {})
     assert written[:2] == [{"prompt": "calm piano {{x}}", "seed": "7"}, {"prompt": "calm piano {{x}}", "seed": "8"}]
     assert written[-1] == rows[-1]
     assert plan(written, {}).requests == plan(rows, {}).requests
-    assert sheet.expand(written) == written
+    assert sheet.expand(written, {}) == written
+
+
+def test_takes_written_out_count_up_from_the_default_seed_as_they_do_in_the_sheet() -> None:
+    rows = [{"prompt": "sad piano", "variations": "3"}, {"prompt": "fast drums"}]
+    written = sheet.expand(rows, {"seed": 7})
+    assert [row.get("seed") for row in written] == ["7", "8", "9", None]
+    assert plan(written, {"seed": 7}).requests == plan(rows, {"seed": 7}).requests
+
+
+def test_more_rows_than_a_sheet_has_are_not_written_out() -> None:
+    rows = [{"prompt": "{sad|calm|dark} piano", "variations": "50"}] * 4
+    with pytest.raises(SheetUnreadable, match="more than 500 rows"):
+        sheet.expand(rows, {})
 
 
 # Files

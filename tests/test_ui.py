@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 import shlex
 from dataclasses import replace
 from datetime import timedelta
@@ -92,6 +93,12 @@ def test_an_active_job_shows_its_steps_its_percent_and_the_time_left() -> None:
     assert '<li class="now" aria-current="step">Generating</li>' in shown
     assert 'aria-valuenow="42"' in shown
     assert 'data-do="cancel"' in shown
+
+
+def test_a_progress_that_nobody_knows_has_no_value() -> None:
+    loading = job(status=JobStatus.PROCESSING, current_step=Step.LOADING_MODEL, progress=0.0)
+    assert 'role="progressbar"' in cards.card(loading)
+    assert "aria-valuenow" not in cards.card(loading)
 
 
 def test_a_waiting_job_shows_its_place_in_the_queue() -> None:
@@ -379,6 +386,18 @@ def test_the_system_tab_still_tells_what_is_wrong_when_the_database_is_broken(tm
     assert 'class="check unhealthy" data-key="database"' in health
     assert "Processor" in charts
     assert figures == gr.skip()
+
+
+def test_a_sheet_is_not_blamed_for_a_database_that_is_away(tmp_path: Path) -> None:
+    studio = Studio(Settings(data_dir=tmp_path))
+
+    async def listeners() -> dict[str, Any]:
+        return {str(listener.name): listener.fn for listener in blocks.build(studio).fns.values()}
+
+    found = asyncio.run(listeners())
+    (tmp_path / "studio.db").write_bytes(b"this is not a database" * 1000)
+    text = json.dumps({"rows": [{"prompt": "the end", "after": "gen_1"}]})
+    assert found["work_out"](text, *VALUES) == (gr.skip(), gr.skip())
 
 
 def test_a_search_may_be_any_text(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings
 
 from studio import Settings, Studio
 from studio.errors import RateLimited
-from studio.health import Gpu
+from studio.gpus import Gpu
 from studio.limits import RateLimiter
 from studio.settings import DOTS, in_effect
 from studio.vitals import Vitals, machine

@@ -6,6 +6,7 @@ A generation never runs inside Gradio's queue: an endpoint puts a job into the s
 
 import asyncio
 import functools
+import inspect
 import logging
 import tempfile
 import threading
@@ -18,13 +19,13 @@ import gradio as gr
 from anyio import to_thread
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError, validate_call
 
 from studio.api.rest import INTERNAL_ERROR
 from studio.api.security import client_of_request
 from studio.errors import StudioError
 from studio.runtime import Studio
-from studio.schemas import BatchRequest, GenerationRequest, JobsRequest, JobStatus, JobView, Model, View, describe
+from studio.schemas import BatchRequest, GenerationRequest, JobsRequest, JobStatus, JobView, View, describe
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ POLL_S = 0.2
 SIGN_OF_LIFE_S = 1.0  # a client that has gone is noticed at the next item, so there is one even when nothing happens
 DEFAULT: dict[str, Any] = {name: field.default for name, field in GenerationRequest.model_fields.items()}
 LIST: dict[str, Any] = {name: field.default for name, field in JobsRequest.model_fields.items()}
+
+AS_DOCUMENTED = ConfigDict(strict=True, arbitrary_types_allowed=True)  # not coerced
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,38 +45,24 @@ else:
     Items = tuple[Json, gr.FileData | None]  # Gradio documents a generator by the type of an item
 
 
-class JobRequest(Model):
-    """Which job."""
-
-    job_id: str
-    force: bool = False
-
-
-class BatchOfJobs(Model):
-    """Which batch."""
-
-    batch_id: str
-    force: bool = False
-
-
 def register(studio: Studio, closing: threading.Event) -> None:
     """Add the endpoints to the Blocks that is being built. `closing` is set when the server goes down."""
     endpoints = Endpoints(studio, closing)
-    for name in (
-        "generate", "generate_and_wait", "generate_batch", "job", "cancel", "retry", "to_front", "attempts",
-        "deliveries", "jobs", "batch", "cancel_batch", "batch_zip", "queue_stats", "queue_state", "pause",
-        "resume", "health",
-    ):  # fmt: skip
-        gr.api(getattr(endpoints, name), api_name=name, concurrency_limit=None)
+    for name in vars(Endpoints):
+        if not name.startswith("_"):
+            gr.api(getattr(endpoints, name), api_name=name, concurrency_limit=None)
 
 
-def sentences(function: Callable[P, R]) -> Callable[P, R]:
-    """Errors reach the client as the sentences that REST says; what nobody expects stays in the log."""
+def translated(function: Callable[P, R]) -> Callable[P, R]:
+    """Arguments are of the types that are documented, which Gradio does not see to; errors reach the client as the
+    sentences that REST says, and what nobody expects stays in the log."""
+    signature = inspect.signature(function)
+    checked: Callable[..., R] = validate_call(config=AS_DOCUMENTED)(function)
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(*args, **kwargs)
+            return checked(**signature.bind(*args, **kwargs).arguments)  # by name, so that errors name them
         except Exception as error:
             raise sentence(error) from error
 
@@ -101,7 +90,7 @@ class Endpoints:
         self._studio = studio
         self._closing = closing
 
-    @sentences
+    @translated
     def generate(
         self,
         request: gr.Request,
@@ -160,7 +149,7 @@ class Endpoints:
         if job.status is not JobStatus.COMPLETED:
             raise gr.Error(job.error_message or "The job was cancelled.", print_exception=False)
 
-    @sentences
+    @translated
     def generate_batch(
         self, request: gr.Request, requests: list[dict[str, Any]], idempotency_key: str | None = None
     ) -> Json:
@@ -169,38 +158,37 @@ class Endpoints:
         batch = BatchRequest.model_validate({"requests": requests})
         return _json(self._studio.submit_batch(batch, self._client(request), idempotency_key))
 
-    @sentences
+    @translated
     def job(self, job_id: str) -> Json:
         """One job as it is now: its step, its progress, its place in the queue, and its audio when it is done."""
-        return _json(self._studio.job(JobRequest(job_id=job_id).job_id))
+        return _json(self._studio.job(job_id))
 
-    @sentences
+    @translated
     def cancel(self, job_id: str, force: bool = False) -> Json:
         """Cancel a job that waits; with `force` also one that is being processed, at its next decode step."""
-        asked = JobRequest(job_id=job_id, force=force)
-        return _json(self._studio.cancel(asked.job_id, asked.force))
+        return _json(self._studio.cancel(job_id, force))
 
-    @sentences
+    @translated
     def retry(self, request: gr.Request, job_id: str) -> Json:
         """Start a failed or cancelled job again, with all its attempts before it: returns the job."""
-        return _json(self._studio.retry(JobRequest(job_id=job_id).job_id, self._client(request)))
+        return _json(self._studio.retry(job_id, self._client(request)))
 
-    @sentences
+    @translated
     def to_front(self, job_id: str) -> Json:
         """Let a job that waits go before all others: returns the job."""
-        return _json(self._studio.to_front(JobRequest(job_id=job_id).job_id))
+        return _json(self._studio.to_front(job_id))
 
-    @sentences
+    @translated
     def attempts(self, job_id: str) -> Json:
         """Every attempt at a job that has ended: when, how long, and what went wrong, with the stack trace."""
-        return _json(self._studio.attempts(JobRequest(job_id=job_id).job_id))
+        return _json(self._studio.attempts(job_id))
 
-    @sentences
+    @translated
     def deliveries(self, job_id: str) -> Json:
         """The webhooks of a job: whether they were delivered, what went wrong, and when the next attempt is."""
-        return _json(self._studio.deliveries(JobRequest(job_id=job_id).job_id))
+        return _json(self._studio.deliveries(job_id))
 
-    @sentences
+    @translated
     def jobs(
         self,
         status: str | None = LIST["status"],
@@ -210,53 +198,50 @@ class Endpoints:
     ) -> Json:
         """Jobs, newest first; `status` is one of pending, processing, completed, failed, cancelled; `search` looks in
         prompts and ids."""
-        fields = {"status": status, "page": page, "page_size": page_size, "search": search}
-        asked = JobsRequest.model_validate(fields)
+        asked = JobsRequest.model_validate({"status": status, "page": page, "page_size": page_size, "search": search})
         return _json(self._studio.jobs(asked.status, asked.page, asked.page_size, asked.search))
 
-    @sentences
+    @translated
     def batch(self, batch_id: str) -> Json:
         """A batch as it is now: how many of its jobs stand where, its progress, and the seconds that it will take."""
-        return _json(self._studio.batch(BatchOfJobs(batch_id=batch_id).batch_id))
+        return _json(self._studio.batch(batch_id))
 
-    @sentences
+    @translated
     def cancel_batch(self, batch_id: str, force: bool = False) -> Json:
         """Cancel the jobs of a batch that wait; with `force` also those that are being processed."""
-        asked = BatchOfJobs(batch_id=batch_id, force=force)
-        return _json(self._studio.cancel_batch(asked.batch_id, asked.force))
+        return _json(self._studio.cancel_batch(batch_id, force))
 
-    @sentences
+    @translated
     def batch_zip(self, batch_id: str) -> gr.FileData:
         """The finished tracks of a batch as a zip, with a manifest of all its jobs."""
-        asked = BatchOfJobs(batch_id=batch_id)
-        pieces = self._studio.batch_zip(asked.batch_id)
+        pieces = self._studio.batch_zip(batch_id)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{asked.batch_id}.zip"
+            path = Path(folder) / f"{batch_id}.zip"
             with path.open("wb") as archive:
                 archive.writelines(pieces)
             return _cached(path)
 
-    @sentences
+    @translated
     def pause(self) -> Json:
         """Let no job be started until `/resume`; those in process are finished: returns `paused`, `paused_at`."""
         return _json(self._studio.pause())
 
-    @sentences
+    @translated
     def resume(self) -> Json:
         """Let jobs be started again: returns `paused`, `paused_at`."""
         return _json(self._studio.resume())
 
-    @sentences
+    @translated
     def queue_state(self) -> Json:
         """Whether jobs are started: `paused`, and since when, `paused_at`."""
         return _json(self._studio.queue_state())
 
-    @sentences
+    @translated
     def queue_stats(self) -> Json:
         """The queue in six figures."""
         return _json(self._studio.queue_stats())
 
-    @sentences
+    @translated
     def health(self) -> Json:
         """Database, GPU, queue and disk space, and their sum."""
         return _json(self._studio.health())

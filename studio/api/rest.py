@@ -41,7 +41,6 @@ from studio.errors import (
     InvalidRequest,
     JobConflict,
     JobNotFound,
-    ModelNotFound,
     RateLimited,
     StudioError,
 )
@@ -87,7 +86,6 @@ ONE_RANGE = r"\s*([0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})\s*"
 RANGES = re.compile(rf"bytes={ONE_RANGE}(?:,{ONE_RANGE})*")
 STATUS_OF: list[tuple[type[StudioError], int]] = [
     (InvalidRequest, 422),
-    (ModelNotFound, 422),
     (JobNotFound, 404),
     (BatchNotFound, 404),
     (JobConflict, 409),
@@ -243,8 +241,9 @@ async def job_events(
     """
     feed: Feed = request.app.state.feed
     change = await feed.look(job_id)
-    seen = int(last_event_id) if last_event_id and re.fullmatch(r"[0-9]{1,18}", last_event_id) else -1
-    if change.job.status.ended and change.version <= seen:
+    told = int(last_event_id) if last_event_id and re.fullmatch(r"[0-9]{1,18}", last_event_id) else -1
+    seen = told if told <= change.version else -1  # of another database, say
+    if change.job.status.ended and change.version == seen:
         return Response(status_code=204)  # a browser stops asking then
     return StreamingResponse(feed.events(change, seen), headers=EVENT_HEADERS, media_type=EVENTS)
 
@@ -612,8 +611,6 @@ async def _studio_error(_request: Request, error: Exception) -> ErrorResponse:
     match error:
         case InvalidRequest(field=field, reason=reason):
             return _fields_wrong([(field, reason)])
-        case ModelNotFound():
-            return _fields_wrong([("model", str(error))])
         case RateLimited(retry_after_s=seconds):
             return ErrorResponse(status, str(error), {"Retry-After": str(seconds)})
     headers = {"Retry-After": str(UNAVAILABLE_RETRY_S)} if status == 503 else None

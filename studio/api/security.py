@@ -101,7 +101,8 @@ class Gate:
 
 
 def _said_by_proxies(header: bytes) -> bool:
-    return header.startswith(b"x-forwarded-") or header == b"forwarded"
+    """Where the studio is, as seen from outside; Gradio takes `X-Gradio-Server` for its own address."""
+    return header.startswith(b"x-forwarded-") or header in (b"forwarded", b"x-gradio-server")
 
 
 def _host_name(authority: str) -> str | None:

@@ -19,10 +19,11 @@ from fastapi import FastAPI
 from rich.console import Console
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from studio import health, log
+from studio import log
 from studio.api import rest
-from studio.api.security import BODY_MAX_BYTES, is_address, protect
+from studio.api.security import BODY_MAX_BYTES, ErrorResponse, is_address, protect
 from studio.errors import ConfigurationError
+from studio.gpus import nvidia_smi
 from studio.runtime import Studio
 from studio.settings import Settings
 from studio.store.queue import Recovered
@@ -33,6 +34,9 @@ GRACE_S = 0.5  # at a stop, for answers under way; streams that clients keep ope
 GIVE_UP_S = 3  # then uvicorn cancels whatever still runs
 GRADIO_LOOKS_S = 0.02  # between two looks at Gradio's own queue; its 0.001 takes a tenth of the decoder's time
 GRADIO_CACHE_S = (3600, 86400)  # how often Gradio looks for copies to delete, and how old they get
+GRADIO_UNUSED = (  # routes that nothing here uses: three write files for anybody, the last one fails on an SVG
+    "/gradio_api/upload", "/gradio_api/process_recording", "/gradio_api/deep_link", "/pwa_icon/{size}",
+)  # fmt: skip
 
 
 def serve(settings: Settings) -> None:
@@ -91,6 +95,8 @@ def _build(studio: Studio, closing: threading.Event) -> FastAPI:
 
     app = FastAPI(openapi_url=None)
     app.add_api_route("/metrics", rest.scrape(studio), include_in_schema=False)
+    for path in GRADIO_UNUSED:
+        app.add_api_route(path, _closed, methods=["GET", "POST"], include_in_schema=False)
     app.add_middleware(_Below, prefix=rest.PREFIX, below=rest.build(studio, closing))
     page = blocks.build(studio)
     with page:
@@ -105,6 +111,10 @@ def _build(studio: Studio, closing: threading.Event) -> FastAPI:
     protect(app, studio.settings)
     page.has_launched = True  # or Gradio leaves its check of FileData paths off, as it does whenever it is mounted
     return app
+
+
+async def _closed() -> ErrorResponse:
+    return ErrorResponse(404, "The studio has no use for this.")
 
 
 def _calm_gradio(settings: Settings) -> None:
@@ -188,9 +198,9 @@ def _in_url(configured: str, bound: str) -> str:
 
 
 def _introduce(settings: Settings, url: str, started: Recovered) -> None:
-    gpus = health.nvidia_smi() if settings.device != "cpu" else []
-    out = Console(highlight=False)
-    out.print(f"Studio    [bold]{url}[/bold]")
+    gpus = nvidia_smi() if settings.device != "cpu" else []
+    out = Console(highlight=False, markup=False, soft_wrap=True)  # a path is no markup, and stays on its line
+    out.print(f"Studio    {url}", style="bold")
     out.print(f"Model     {settings.model_name}, on {gpus[0].name if gpus else 'the CPU'}")
     out.print(f"Data      {Path(settings.data_dir).resolve()}")
     out.print(f"Recovered {started.pending} waiting, {len(started.interrupted)} interrupted")

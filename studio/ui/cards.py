@@ -86,9 +86,10 @@ def progress(job: JobView) -> str:
 def bar(share: float, *, unknown: bool = False) -> str:
     """A progress bar; `share` 0..1. One whose share is `unknown` breathes."""
     done = round(100 * share)
+    value = "" if unknown else f' aria-valuenow="{done}"'
     return (
         f'<div class="bar{" unknown" if unknown else ""}" role="progressbar" aria-label="Progress" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-valuenow="{done}"><i style="width:{done}%"></i></div>'
+        f'aria-valuemax="100"{value}><i style="width:{done}%"></i></div>'
     )
 
 

@@ -189,7 +189,7 @@
       const openers = [...document.querySelectorAll(`[data-do=open][data-what="${CSS.escape(closed)}"]`)];
       openers.find((each) => each.offsetParent)?.focus({ preventScroll: true });
     }
-    if (at("[role=tab]")) history.replaceState(null, "", `#${at("[role=tab]").textContent.trim().toLowerCase()}`);
+    if (at("[role=tab]")) remember(at("[role=tab]"));
   });
 
   // A double click asks once.
@@ -199,7 +199,7 @@
 
   async function copy(button) {
     const text = button.dataset.copy.replaceAll("{origin}", location.origin);
-    const words = button.textContent;
+    const words = (button.dataset.words ??= button.textContent); // of a second click, too, while it says "Copied"
     try {
       await navigator.clipboard.writeText(text);
     } catch {
@@ -210,13 +210,20 @@
   }
 
   function copyOldWay(text) {
+    const before = document.activeElement;
     const box = document.body.appendChild(Object.assign(document.createElement("textarea"), { value: text }));
     box.select();
     document.execCommand("copy");
     box.remove();
+    before?.focus({ preventScroll: true });
   }
 
-  // A reload comes back to the tab that was open.
+  // A reload comes back to the tab that was open. (The page has a <base>: `#queue` alone would drop `?job=…`.)
+  function remember(tab) {
+    const { pathname, search } = location;
+    history.replaceState(null, "", `${pathname}${search}#${tab.textContent.trim().toLowerCase()}`);
+  }
+
   function openTab(tries = 100) {
     const name = location.hash.slice(1);
     if (!name) return;

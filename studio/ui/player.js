@@ -375,8 +375,10 @@
     }
 
     key(event) {
+      if (event.altKey || event.ctrlKey || event.metaKey) return; // Alt and an arrow is the browser's way back
       const at = this.sound.currentTime;
-      const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: this.seconds }[event.key];
+      const [back, on] = [at - 1, at + 1];
+      const to = { ArrowLeft: back, ArrowDown: back, ArrowRight: on, ArrowUp: on, Home: 0, End: this.seconds }[event.key];
       if (to !== undefined) this.jump(to);
       else if (event.key === " " || event.key === "Enter") this.toggle();
       else return;
@@ -395,6 +397,7 @@
       this.button.ariaLabel = paused ? "Play" : "Pause";
       this.wave.style.setProperty("--played", `${(100 * currentTime) / this.seconds}%`);
       this.wave.setAttribute("aria-valuenow", currentTime.toFixed(1));
+      this.wave.setAttribute("aria-valuetext", `${clock(currentTime)} of ${clock(this.seconds)}`);
       this.clock.textContent = currentTime ? `${clock(currentTime)} / ${clock(this.seconds)}` : clock(this.seconds);
     }
 

@@ -157,9 +157,20 @@
 
     draw() {
       const count = Math.max(this.rows.length, BLANK_ROWS);
-      this.grid.replaceChildren(...Array.from({ length: count }, (_, number) => this.row(number)));
+      const rows = Array.from({ length: count }, (_, number) => this.row(number));
+      this.keepingFocus(() => this.grid.replaceChildren(...rows));
       if (this.rows.some((row) => COLUMNS.slice(FEW).some(([field]) => row[field]))) this.more(true);
       this.mark();
+    }
+
+    // The keyboard stays in its cell or on its button, whatever row is there now.
+    keepingFocus(draw) {
+      const at = document.activeElement;
+      const number = this.grid.contains(at) ? this.numberOf(at) : -1;
+      const { field, tool } = at?.dataset ?? {};
+      draw();
+      const row = number >= 0 && this.grid.children[Math.min(number, this.grid.children.length - 1)];
+      if (row) row.querySelector(field ? `[data-field=${field}]` : `[data-tool=${tool}]`)?.focus();
     }
 
     row(number) {
@@ -217,11 +228,13 @@
       for (const [number, row] of [...this.grid.children].entries()) {
         const here = wrong.get(number + 1) || [];
         const fields = new Set(here.map((problem) => problem.field));
+        const words = row.querySelector(".wrong");
+        words.id = `sheet-wrong-${number}`;
         for (const input of row.querySelectorAll("[data-field]")) {
           input.ariaInvalid = fields.has(input.dataset.field) ? "true" : null;
+          input.setAttribute("aria-describedby", input.ariaInvalid ? words.id : "");
           if (COLUMNS.findIndex(([field]) => field === input.dataset.field) >= FEW && input.ariaInvalid) this.more(true);
         }
-        const words = row.querySelector(".wrong");
         words.hidden = !here.length;
         words.textContent = here.map((problem) => problem.words).join(" ");
         row.querySelector(".number").textContent = number + 1;

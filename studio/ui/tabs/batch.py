@@ -12,7 +12,15 @@ from typing import Any
 import gradio as gr
 from pydantic import ValidationError
 
-from studio.errors import BatchNotFound, JobConflict, RateLimited, SheetUnreadable, StudioError
+from studio.errors import (
+    BatchNotFound,
+    DatabaseUnavailable,
+    InvalidRequest,
+    JobConflict,
+    RateLimited,
+    SheetUnreadable,
+    StudioError,
+)
 from studio.runtime import Studio
 from studio.schemas import BatchRequest, GenerationRequest
 from studio.sheet import (
@@ -70,33 +78,39 @@ def build(studio: Studio, page: gr.Blocks, mine: Mine, memory: Memory) -> Part:
     generate = gr.Button("Generate", variant="primary", size="lg", elem_classes=["go"])
     table = live(elem_id="batches")
 
-    def work_out(text: str, *values: Any) -> tuple[str, Any]:
-        planned, defaults = _plan(studio, text, values)
+    def work_out(text: str, *values: Any) -> tuple[Any, Any]:
+        try:
+            planned, defaults = _plan(studio, text, values)
+            good = planned.requests and not planned.problems
+            seconds = studio.forecast(planned.requests) if good else None
+        except DatabaseUnavailable:  # what is shown stays
+            return gr.skip(), gr.skip()
         count = len(planned.requests)
-        good = count and not planned.problems
         words = f"Generate {count}" if good and count > 1 else "Generate"
-        seconds = studio.forecast(planned.requests) if good else None
         return batches.plan(planned, seconds, defaults), gr.Button(words)
 
     def submit(request: gr.Request, text: str, known: Any, *values: Any) -> tuple[Any, Any, str]:
-        planned, _ = _plan(studio, text, values)
+        try:
+            planned, defaults = _plan(studio, text, values)
+        except DatabaseUnavailable as away:
+            return gr.skip(), gr.skip(), cards.problems([str(away)])
         if planned.problems:
             return gr.skip(), gr.skip(), cards.problems(batches.sentences(planned.problems))
         if not planned.requests:
             return gr.skip(), gr.skip(), cards.problems(["Write at least one prompt."])
         accepted, error = _submit(studio, planned, client_of(request, studio))
-        left = expand(_rows(text))[sum(map(len, planned.batches[: len(accepted)])) :]
+        left = expand(_rows(text), defaults)[sum(map(len, planned.batches[: len(accepted)])) :]
         said = _refusal(error, len(accepted), len(planned.batches)) if error else ""
         return json.dumps({"rows": left}), [*accepted, *_ids(known)][:REMEMBERED], said
 
-    def use(event: gr.EventData, text: str) -> tuple[Any, str]:
+    def use(event: gr.EventData, text: str, *values: Any) -> tuple[Any, str]:
         try:
-            return json.dumps({"rows": _used(event, _rows(text))}), ""
+            return json.dumps({"rows": _used(event, _rows(text), values_of(*values))}), ""
         except SheetUnreadable as error:
             return gr.skip(), cards.problems([str(error)])
 
     sheet.change(None, sheet, draft, js=AS_TEXT, **QUIET)
-    sheet.click(use, sheet, [sheet, problem], **QUIET)
+    sheet.click(use, [sheet, *form.all], [sheet, problem], **QUIET)
     triggers = [sheet.change, page.load, *(component.change for component in form.all)]
     gr.on(triggers, work_out, [sheet, *form.all], [made, generate], trigger_mode="always_last", **QUIET)
     generate.click(submit, [sheet, batch_ids, *form.all], [sheet, batch_ids, problem], **QUIET)
@@ -146,7 +160,7 @@ def _cancel(studio: Studio, batch_ids: Iterable[str]) -> None:
 def _plan(studio: Studio, text: str, values: tuple[Any, ...]) -> tuple[Plan, dict[str, Any]]:
     """What the sheet makes, and what its blank cells stand for."""
     defaults = values_of(*values)
-    known: dict[tuple[object, ...], StudioError | None] = {}
+    known: dict[tuple[object, ...], InvalidRequest | None] = {}
 
     def check(request: GenerationRequest) -> None:
         asked = (request.model, request.webhook_url, *request.after)
@@ -158,10 +172,10 @@ def _plan(studio: Studio, text: str, values: tuple[Any, ...]) -> tuple[Plan, dic
     return plan(_rows(text), defaults, check), defaults
 
 
-def _refused(studio: Studio, request: GenerationRequest) -> StudioError | None:
+def _refused(studio: Studio, request: GenerationRequest) -> InvalidRequest | None:
     try:
         studio.check(request)
-    except StudioError as error:
+    except InvalidRequest as error:
         return error
     return None
 
@@ -185,12 +199,12 @@ def _refusal(error: Exception, accepted: int, total: int) -> str:
     return cards.problems(some + sentence for sentence in sentences(error))
 
 
-def _used(event: gr.EventData, rows: list[Row]) -> list[Row]:
+def _used(event: gr.EventData, rows: list[Row], defaults: dict[str, Any]) -> list[Row]:
     """The rows after an upload, a paste, or writing out. Raises SheetUnreadable."""
     data = event._data if isinstance(event._data, dict) else {}
     match data:
         case {"do": "expand"}:
-            return expand(rows)
+            return expand(rows, defaults)
         case {"do": "paste", "text": str(text), "row": int(row), "field": str(field)}:
             return paste(rows, text, min(max(0, row), ROWS_MAX), field)
         case {"do": "upload", "name": str(name), "bytes": str(encoded)}:

@@ -1,0 +1,50 @@
+"""The command line, as a person uses it: what it prints, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from studio.cli import app
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGX_MUSIC_DATA_DIR", str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("ALLOWED_HOSTS", "music.example.org", "must be JSON"), ("SLOTS", "many", "Input should be a valid integer")],
+)
+def test_a_setting_that_cannot_be_read_is_named(
+    name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"DGX_MUSIC_{name}", value)
+    said = CliRunner().invoke(app, ["worker"])
+    assert (said.exit_code, said.output.count("\n")) == (1, 1)
+    assert said.output.startswith(f"DGX_MUSIC_{name}: {words}")
+
+
+def test_a_track_is_made_copied_and_named_as_it_is_called(tmp_path: Path) -> None:
+    output = tmp_path / ("a long name " * 8 + "[take 1].wav")
+    said = CliRunner().invoke(app, ["generate", "sad piano", "--duration", "1", "--seed", "7", "--output", str(output)])
+    assert said.exit_code == 0, said.output
+    assert f"{output}  (1 s, seed 7, " in said.output
+    assert soundfile.info(output).duration == 1.0
+
+
+def test_a_copy_that_cannot_be_written_says_where_the_track_is(tmp_path: Path) -> None:
+    output = tmp_path / "nowhere" / "a.wav"
+    said = CliRunner().invoke(app, ["generate", "sad piano", "--duration", "1", "--output", str(output)])
+    assert said.exit_code == 1
+    assert f"Cannot write {output} (No such file or directory). The track is {tmp_path}/data/audio/gen_" in said.output
+
+
+def test_a_request_that_is_not_valid_names_its_field() -> None:
+    said = CliRunner().invoke(app, ["generate", "sad piano", "--model", "musicgen-tiny"])
+    assert said.exit_code == 1
+    assert said.output.startswith("model: There is no model 'musicgen-tiny'")
