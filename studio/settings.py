@@ -103,6 +103,14 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity logged.")
     log_format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for programs.")
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_names(cls, value: list[str]) -> list[str]:
+        for item in value:
+            if not _is_address(item.strip("[]")) and re.search(r"[/\s:]", item):
+                raise ValueError(f"{item!r} must be a host name alone, without scheme and port")
+        return value
+
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, value: list[str]) -> list[str]:
@@ -174,3 +182,11 @@ DOTS = "••••"
 _SECRET_NAME = re.compile(r"(^|_)(keys?|secrets?|tokens?|passwords?|logins?)($|_)")
 _PASSWORD = re.compile(r"(://[^/@\s:]*:)\S*@")
 _SECRET_PARAMETER = re.compile(r"(?i)([?&](?:\w*password|passwd|secret|token|api_?key)=)[^&\s]*")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

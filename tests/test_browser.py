@@ -30,7 +30,7 @@ from studio import Settings, Studio
 from studio.api.server import serving
 from studio.engine.base import LoadProgress
 from studio.errors import JobConflict
-from studio.schemas import JobStatus
+from studio.schemas import GenerationRequest, JobStatus
 from tests.fakes import SineEngine
 from tests.receivers import receiving
 from tests.serving import Served, served
@@ -573,6 +573,17 @@ def test_a_reload_comes_back_to_the_tab(page: Page) -> None:
     open_tab(page, "Queue")
     page.reload()
     expect(page.locator("#search")).to_be_visible()
+
+
+def test_a_link_to_a_job_and_a_tab_shows_both(page: Page, place: Served) -> None:
+    job_id = place.studio.submit(GenerationRequest(prompt="by link", duration=1), "somebody").job_id
+    visit(page, f"{place.url}/?job={job_id}#prompt")
+    expect(page.locator(f'.card[data-key="{job_id}"]')).to_be_visible()
+    open_tab(page, "Queue")
+    page.reload()
+    expect(page.locator("#search")).to_be_visible()
+    open_tab(page, "Prompt")
+    expect(page.locator(f'.card[data-key="{job_id}"]')).to_be_visible()
 
 
 def test_a_page_where_nothing_happens_asks_seldom_and_wakes_at_a_touch(chromium: Browser, place: Served) -> None:

@@ -18,7 +18,11 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
-    [("ALLOWED_HOSTS", "music.example.org", "must be JSON"), ("SLOTS", "many", "Input should be a valid integer")],
+    [
+        ("ALLOWED_HOSTS", "music.example.org", "must be JSON"),
+        ("ALLOWED_HOSTS", '["music.example.org:7860"]', "'music.example.org:7860' must be a host name alone"),
+        ("SLOTS", "many", "Input should be a valid integer"),
+    ],
 )
 def test_a_setting_that_cannot_be_read_is_named(
     name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch

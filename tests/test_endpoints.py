@@ -19,6 +19,7 @@ import soundfile
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from studio.errors import DatabaseUnavailable
 from studio.schemas import GenerationRequest, JobView
 from tests.serving import API, Served, load_slow, served
 
@@ -129,6 +130,35 @@ def test_a_connection_that_breaks_cancels_the_job(slow: Served) -> None:
         next(line for line in events.iter_lines() if line.startswith("data: ["))
         job_id = newest(slow)["job_id"]
     slow.until(lambda: slow.job(job_id)["status"] == "cancelled")
+
+
+def test_who_waits_goes_on_waiting_while_the_database_is_away(
+    server: Served, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, away = server.studio.job, iter(range(3))
+
+    def sometimes(job_id: str) -> JobView:
+        if next(away, None) is not None:
+            raise DatabaseUnavailable
+        return look(job_id)
+
+    monkeypatch.setattr(server.studio, "job", sometimes)
+    job, path = client.predict("sad piano", duration=1, api_name="/generate_and_wait")
+    assert (next(away, None), job["status"]) == (None, "completed")
+    assert soundfile.info(path).duration == 1.0
+
+
+def test_copies_that_a_crash_left_behind_are_deleted_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    for name in ("old", "new"):
+        copy = tmp_path / "cache" / name / "track.wav"
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(b"RIFF")
+    os.utime(tmp_path / "cache/old/track.wav", (0, 0))
+    with served(tmp_path):
+        assert [copy.parent.name for copy in tmp_path.glob("cache/*/*.wav")] == ["new"]
 
 
 def test_many_who_wait_keep_nobody_from_the_other_endpoints(slow: Served, slow_client: Client) -> None:

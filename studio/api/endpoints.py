@@ -23,7 +23,7 @@ from pydantic import ConfigDict, ValidationError, validate_call
 
 from studio.api.rest import INTERNAL_ERROR
 from studio.api.security import client_of_request
-from studio.errors import StudioError
+from studio.errors import DatabaseUnavailable, StudioError
 from studio.runtime import Studio
 from studio.schemas import BatchRequest, GenerationRequest, JobsRequest, JobStatus, JobView, View, describe
 
@@ -270,12 +270,19 @@ class _Visit:
             self._cancel()
 
     async def items(self) -> AsyncIterator[JobView]:
-        """The job whenever it has changed, and now and then when it has not, until it has ended."""
+        """The job whenever it has changed, and now and then when it has not, until it has ended.
+
+        While the database is away the job goes on, and so does whoever waits for it.
+        """
         assert self._job_id
         last: JobView | None = None
         told_at = 0.0
         while not (last and last.status.ended):
-            job = await to_thread.run_sync(self._studio.job, self._job_id)
+            try:
+                job = await to_thread.run_sync(self._studio.job, self._job_id)
+            except DatabaseUnavailable:
+                await asyncio.sleep(POLL_S)
+                continue
             if job != last or time.monotonic() - told_at >= SIGN_OF_LIFE_S:
                 last, told_at = job, time.monotonic()
                 yield job

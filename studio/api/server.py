@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import logging
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def serve(settings: Settings) -> None:
         studio.stop()
 
 
-@contextlib.contextmanager
+@contextmanager
 def serving(studio: Studio, port: int = 0) -> Iterator[str]:
     """Serve a started studio from a thread, for a notebook or a test; gives the URL. Port 0 takes a free one."""
     listener = _listen(studio.settings.api_host, port)
@@ -102,6 +103,7 @@ def _build(studio: Studio, closing: threading.Event) -> FastAPI:
     with page:
         endpoints.register(studio, closing)
     page.delete_cache = GRADIO_CACHE_S
+    _forget_copies(Path(os.environ["GRADIO_TEMP_DIR"]))
     options: dict[str, Any] = {
         **blocks.looks(), "ssr_mode": False, "run_history": False, "mcp_server": False, "enable_monitoring": False,
         "allowed_paths": [], "max_file_size": BODY_MAX_BYTES, "show_error": False,
@@ -122,6 +124,14 @@ def _calm_gradio(settings: Settings) -> None:
     folder under /tmp that all users of the machine share."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("GRADIO_TEMP_DIR", str(settings.data_dir.resolve() / "cache"))
+
+
+def _forget_copies(cache: Path) -> None:
+    """Gradio deletes the copies that it remembers; after a crash nobody remembers them."""
+    for copy in cache.glob("*/*"):
+        with suppress(OSError):
+            if time.time() - copy.stat().st_mtime > GRADIO_CACHE_S[1]:
+                copy.unlink()
 
 
 class _Below:
@@ -166,7 +176,7 @@ class _Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.transport.close()
 
-    @contextlib.contextmanager
+    @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Uvicorn's own raises the signal again when it has stopped, which would kill the studio before it has."""
         if threading.current_thread() is not threading.main_thread():
