@@ -110,8 +110,8 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
 ## What to expect
 General MIDI instruments, no voices, no recordings' sound. It knows the genres, instruments, moods and tempi of its
 composer, and words near to them. How well is measured below: what a prompt asks for is heard more often than by chance,
-and far from always, and a beat is weaker than in the music it learned from. Its loss was still falling when training
-ended. How to make a better one is in `studio/training/mini.toml`.
+and far from always: a named tempo is kept, "drums" and "no drums" are often not heeded. Its loss was still falling when
+training ended. How to make a better one is in `studio/training/mini.toml`.
 
 ## Licence
 The weights are CC0 1.0: do what you like. The table of word meanings derives from all-MiniLM-L6-v2 (Apache-2.0).
