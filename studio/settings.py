@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     @classmethod
     def _host_names(cls, value: list[str]) -> list[str]:
         for item in value:
-            if not _is_address(item.strip("[]")) and re.search(r"[/\s:]", item):
+            if not is_address(item.strip("[]")) and re.search(r"[/\s:]", item):
                 raise ValueError(f"{item!r} must be a host name alone, without scheme and port")
         return value
 
@@ -184,9 +184,10 @@ _PASSWORD = re.compile(r"(://[^/@\s:]*:)\S*@")
 _SECRET_PARAMETER = re.compile(r"(?i)([?&](?:\w*password|passwd|secret|token|api_?key)=)[^&\s]*")
 
 
-def _is_address(text: str) -> bool:
+def is_address(name: str) -> bool:
+    """Whether a host is given by its address, not by a name."""
     try:
-        ipaddress.ip_address(text)
+        ipaddress.ip_address(name)
     except ValueError:
         return False
     return True

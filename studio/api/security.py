@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.limits import Clients, client_of
-from studio.settings import ENV_PREFIX, Settings
+from studio.settings import ENV_PREFIX, Settings, is_address
 
 BODY_MAX_BYTES = 1_000_000  # a batch of ten requests of the longest prompts has 30 kB
 DRAIN_MAX_BYTES, DRAIN_S = 16_000_000, 5.0  # of a body that was refused; who sends more or longer loses the connection
@@ -109,15 +109,6 @@ def _host_name(authority: str) -> str | None:
     """The lower-case host name of `name:port`, IPv6 without brackets; nothing of anything else."""
     match = HOST.fullmatch(authority)
     return match[1].strip("[]").lower() if match else None
-
-
-def is_address(name: str) -> bool:
-    """Whether a host is given by its address, not by a name."""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_unspecified(host: str) -> bool:

@@ -22,11 +22,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from studio import log
 from studio.api import rest
-from studio.api.security import BODY_MAX_BYTES, ErrorResponse, is_address, protect
+from studio.api.security import BODY_MAX_BYTES, ErrorResponse, protect
 from studio.errors import ConfigurationError
 from studio.gpus import nvidia_smi
 from studio.runtime import Studio
-from studio.settings import Settings
+from studio.settings import Settings, is_address
 from studio.store.queue import Recovered
 
 logger = logging.getLogger(__name__)
