@@ -15,13 +15,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from studio.engine.metre import BEATS, SIGNATURES
 from studio.engine.quiet import quiet
+from studio.engine.reader import AttributeConditioner, Reader, WordPieces, attribute_count
 from studio.engine.spectral_codec import SpectralCodec, SpectralCodecConfig
-from studio.engine.text import TimeConditioner, WordPieceConditioner, WordPieces
 from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig
 from studio.engine.weights import CONDITIONERS, decoder_shapes, save_bundle
 
 Kind = Literal["text", "melody", "style"]
+ATTRIBUTES = {  # of a tiny bundle
+    "drums": ("none", "drums"),
+    "instruments": ("piano", "flute", "cello"),
+    "metre": tuple(SIGNATURES),
+    "beat": tuple(map(str, BEATS)),
+}
 
 
 @dataclass(frozen=True)
@@ -144,8 +151,9 @@ def write_bundle(folder: Path, seed: int = 0) -> None:
     codec.codebooks.normal_()
     lm = {name: 0.1 * torch.randn(shape) for name, shape in decoder_shapes(config).items()}
     pieces = word_pieces()
-    conditioner, time = WordPieceConditioner(pieces.table.shape[1], config.dim), TimeConditioner(config.dim)
-    save_bundle(folder, "test", config, lm, conditioner, time, pieces, codec)
+    reader = Reader(pieces.table.shape[1], config.dim, ATTRIBUTES)
+    conditioner = AttributeConditioner(attribute_count(ATTRIBUTES), config.dim)
+    save_bundle(folder, "test", config, lm, pieces, reader, conditioner, codec)
 
 
 def word_pieces(dim: int = 16) -> WordPieces:

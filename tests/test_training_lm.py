@@ -15,11 +15,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from studio.engine.metre import Metre
-from studio.engine.text import WordPieces
+from studio.engine.reader import WordPieces, attribute_count
 from studio.engine.transformer import DecoderConfig
 from studio.errors import CheckpointError, ConfigurationError
 from studio.training import lm, reading, text
-from studio.training.captions import captions
+from studio.training.attributes import ATTRIBUTES, truth, values
+from studio.training.captions import caption, captions
 from studio.training.compose import compose
 from studio.training.config import MINI, read
 
@@ -27,14 +28,15 @@ SMALL = DecoderConfig(dim=32, heads=2, layers=2, ffn=64, cardinality=16, summed=
 TINY = lm.LmTraining(
     dim=32, heads=2, layers=2, ffn=64, minutes=0.02, warmup_minutes=0.001, shapes=((40, 4, 0.7), (60, 2, 0.3)),
     held_out_pieces=4, held_out_frames=60, held_out_every_minutes=0.01, log_every=2,
-    reading_steps=2, device="cpu",
+    device="cpu",
 )  # fmt: skip
+READER = reading.ReaderTraining(dim=32, steps=300, batch=16, descriptions=64)
 
 
 def test_audiocraft_computes_the_same_logits_from_the_same_weights() -> None:
-    model = lm.LanguageModel(SMALL, embedding_dim=8).eval()
+    model = lm.LanguageModel(SMALL, attributes=8).eval()
     reference = audiocraft_model(SMALL)
-    state = {name: t for name, t in model.state_dict().items() if not name.startswith(("conditioner.", "time."))}
+    state = {name: t for name, t in model.state_dict().items() if not name.startswith("attributes.")}
     reference.load_state_dict(state, strict=True)
     codes = torch.randint(0, 16, (2, 4, 30))
     condition, summed = torch.randn(2, 5, 32), torch.randn(2, 31, 32)
@@ -60,37 +62,43 @@ def test_the_delay_pattern_reads_only_the_past() -> None:
 
 def test_a_dropped_prompt_is_the_null_condition_of_guidance() -> None:
     """The studio's null branch reads zeros instead of conditions, whatever the prompt was."""
-    model = lm.LanguageModel(SMALL, embedding_dim=8).eval()
-    codes, embeddings = torch.randint(0, 16, (1, 4, 10)), torch.randn(1, 3, 8)
+    model = lm.LanguageModel(SMALL, attributes=8).eval()
+    codes, condition, attributes = torch.randint(0, 16, (1, 4, 10)), torch.randn(1, 3, 32), torch.rand(1, 8)
     mask, clock = torch.ones(1, 3, dtype=torch.bool), torch.from_numpy(Metre(24, "4/4").clock(10))[None]
-    batch = lm.Batch(codes, codes, embeddings, mask, clock, torch.zeros(1, 2, dtype=torch.int64))
+    batch = lm.Batch(codes, codes, condition, mask, attributes, clock)
     with torch.no_grad():
-        model.time.clock.weight.normal_()
-        model.time.gist.weight.normal_()
         dropped = lm.predict(model, batch.without_prompts(), SMALL)
         read_codes, predicted = lm.delayed(codes, SMALL)
-        heard = model(read_codes, torch.zeros(1, 7, 32), torch.ones(1, 7).bool(), model.time.clock(clock))
+        heard = model(read_codes, torch.zeros(1, 7, 32), torch.ones(1, 7).bool(), model.attributes.clock(clock))
         zeros = lm.codebook_losses(heard, predicted)
     assert torch.allclose(dropped, zeros, atol=1e-6)
 
 
 def test_training_learns_which_codes_a_piece_has(coded_music: Path) -> None:
-    pieces = WordPieces.load(coded_music / "text")
-    music = lm.CodedMusic(coded_music / "train", pieces)
-    state = lm.new_state(replace(TINY, minutes=60), pieces.table.shape[1], torch.device("cpu"))
-    losses = []
-    for step in range(40):
-        batch = music.batch(step, 40, 4, TINY)
-        losses.append(lm.advance(state, state.model, replace(TINY, minutes=60), batch).mean().item())
+    music = heard_music(coded_music)
+    config = replace(TINY, minutes=60)
+    state = lm.new_state(config, attribute_count(ATTRIBUTES), torch.device("cpu"))
+    losses = [lm.advance(state, state.model, config, music.batch(step, 40, 4, TINY)).mean() for step in range(40)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-def test_the_conditioner_learns_to_read_before_it_is_listened_to(coded_music: Path) -> None:
+def test_the_reader_learns_what_captions_let_expect(coded_music: Path) -> None:
+    """Of the pieces that it may have seen, in captions that it has not."""
     pieces = WordPieces.load(coded_music / "text")
-    music = lm.CodedMusic(coded_music / "train", pieces)
-    conditioner = lm.LanguageModel(SMALL, pieces.table.shape[1]).conditioner
-    found = reading.teach(conditioner, pieces, music.descriptions, steps=150)
-    assert found["genre"] > 0.2  # a twelfth by chance
+    reader = reading.load(coded_music / "text" / reading.READER)
+    music = heard_music(coded_music)
+    rng = Random(1)
+    _, scores = reader(*pieces.embed([caption(described, rng) for described in music.descriptions * 8]))
+    wanted = truth(music.descriptions * 8)
+    right = (scores["genre"].argmax(1) == wanted["genre"].argmax(1)).float().mean().item()
+    assert right > 0.1  # a 28th by chance
+
+
+def test_what_is_true_of_a_piece_has_its_place_among_the_attributes() -> None:
+    described = compose(3).description
+    found = truth([described])
+    for name, true in values(described).items():
+        assert {value for value, is_true in zip(ATTRIBUTES[name], found[name][0], strict=True) if is_true} == true
 
 
 def test_a_run_writes_its_losses_with_and_without_prompts(coded_music: Path, tmp_path: Path) -> None:
@@ -112,19 +120,21 @@ def test_a_resumed_run_goes_on_where_it_stopped(coded_music: Path, tmp_path: Pat
 
 
 def test_the_same_step_draws_the_same_batch(coded_music: Path) -> None:
-    music = lm.CodedMusic(coded_music / "train", WordPieces.load(coded_music / "text"))
+    music = heard_music(coded_music)
     a, b, c = (music.batch(step, 40, 4, TINY) for step in (7, 7, 8))
     assert torch.equal(a.codes, b.codes)
-    assert torch.equal(a.embeddings, b.embeddings)
+    assert torch.equal(a.condition, b.condition)
+    assert torch.equal(a.attributes, b.attributes)
     assert not torch.equal(a.codes, c.codes)
 
 
-def test_word_pieces_are_left_out_but_never_a_whole_prompt() -> None:
-    mask = torch.tensor([[True] * 40, [True] + [False] * 39])
-    kept = [lm.with_gaps(mask, Random(seed), 0.25) for seed in range(50)]
-    assert all(one[1].sum() == 1 for one in kept)
-    assert 0.65 < torch.stack(kept)[:, 0].float().mean() < 0.85
-    assert not (torch.stack(kept) & ~mask).any()
+def test_a_dropped_prompt_is_dropped_whole(coded_music: Path) -> None:
+    batch = heard_music(coded_music).batch(0, 40, 64, replace(TINY, null_share=0.5))
+    silent = ~batch.mask.any(dim=1)
+    assert 10 < silent.sum() < 54
+    assert (batch.attributes[silent] == 0).all()
+    assert (batch.condition[silent] == 0).all()
+    assert (batch.attributes[~silent].sum(dim=1) > 5).all()
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
@@ -158,6 +168,7 @@ def coded_music(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pieces = [compose(seed) for seed in range(16)]
     said = {word for piece in pieces for text in captions(piece.description, Random(0), 20) for word in text.split()}
     word_pieces([word.lower().strip(",.") for word in said]).save(folder / "text")
+    reading.train(READER, folder / "text")
     (folder / "train").mkdir()
     generator = np.random.default_rng(0)
     codes = [generator.integers(0, 16, (4, 1)) + np.zeros((4, 60), int) for _ in pieces]
@@ -166,6 +177,11 @@ def coded_music(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "train" / "codes_00000.jsonl").write_text("\n".join(records) + "\n")
     shutil.copytree(folder / "train", folder / "heldout")
     return folder
+
+
+def heard_music(folder: Path) -> lm.CodedMusic:
+    pieces, reader = WordPieces.load(folder / "text"), reading.load(folder / "text" / reading.READER)
+    return lm.CodedMusic(folder / "train", pieces, reader)
 
 
 def word_pieces(words: list[str]) -> WordPieces:

@@ -18,8 +18,8 @@ from studio.engine import catalog, delay, loader
 from studio.engine.decoder import Batch, Decoder
 from studio.engine.metre import Metre, beat_frames
 from studio.engine.model import Conditions, LoadedModel
+from studio.engine.reader import PromptEncoder
 from studio.engine.sampling import Sampling, guide
-from studio.engine.text import WordPieceEncoder
 from studio.engine.transformer import DecoderConfig
 from studio.engine.weights import load
 from studio.errors import ConfigurationError
@@ -67,7 +67,7 @@ def run(codes_folder: Path, pieces: int, seconds: float, precisions: Sequence[st
 
 def _known(model: LoadedModel, record: dict[str, Any], steps: int) -> Conditions:
     """A piece's conditions under its last caption, in its own metre."""
-    assert isinstance(model.text, WordPieceEncoder)
+    assert isinstance(model.text, PromptEncoder)
     described = record["description"]
     return model.text.encode_at(record["captions"][-1], Metre(beat_frames(described["bpm"]), described["metre"]), steps)
 

@@ -20,18 +20,9 @@ from studio.engine.base import LoadProgress
 from studio.engine.catalog import BUNDLE_FILES, EXPORT_FILES, ModelInfo
 from studio.engine.codec import EnCodec, MiniCodec, exported_encodec, pretrained_encodec
 from studio.engine.model import LoadedModel
+from studio.engine.reader import AttributeConditioner, PromptEncoder, Reader, WordPieces, attribute_count
 from studio.engine.spectral_codec import SpectralCodec
-from studio.engine.text import (
-    RecentPrompts,
-    T5Encoder,
-    TimeConditioner,
-    WordPieceConditioner,
-    WordPieceEncoder,
-    WordPieces,
-    absent_melody,
-    absent_style,
-    t5_conditioner,
-)
+from studio.engine.text import RecentPrompts, T5Encoder, absent_melody, absent_style, t5_conditioner
 from studio.engine.transformer import DecoderConfig
 from studio.errors import CheckpointError
 from studio.settings import Settings
@@ -39,7 +30,7 @@ from studio.settings import Settings
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-BUNDLE_FORMAT = 2
+BUNDLE_FORMAT = 3
 CONDITIONERS = "condition_provider.conditioners."  # the prefix of their tensors in audiocraft's state dict
 T5_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 ENCODEC_FILES = ("config.json", "model.safetensors")
@@ -81,9 +72,9 @@ def save_bundle(
     version: str,
     config: DecoderConfig,
     lm: Mapping[str, Tensor],
-    conditioner: WordPieceConditioner,
-    time: TimeConditioner,
     pieces: WordPieces,
+    reader: Reader,
+    conditioner: AttributeConditioner,
     codec: SpectralCodec,
 ) -> None:
     """Write a model as musicgen-mini is stored, in half precision; `config.json` comes last and completes it.
@@ -94,7 +85,7 @@ def save_bundle(
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: lm[name] for name in decoder_shapes(config)}
-    for module, name in ((conditioner, "description"), (time, "time")):
+    for module, name in ((reader, "description"), (conditioner, "attributes")):
         tensors |= {f"{CONDITIONERS}{name}.{key}": tensor for key, tensor in module.state_dict().items()}
     save_file({name: t.detach().cpu().half().contiguous() for name, t in tensors.items()}, folder / "lm.safetensors")
     save_file(codec.to_state(), folder / "codec.safetensors")
@@ -103,7 +94,7 @@ def save_bundle(
         "format": BUNDLE_FORMAT,
         "version": version,
         "lm": asdict(config),
-        "text": {"embedding_dim": pieces.table.shape[1]},
+        "text": {"embedding_dim": pieces.table.shape[1], "attributes": reader.attributes},
         "codec": codec.config.to_json(),
     }
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
@@ -150,11 +141,11 @@ def _load_bundle(info: ModelInfo, folder: Path, device: torch.device, on_progres
         lm = load_file(folder / "lm.safetensors")
         _check_shapes(info.name, config, lm)
         codec = SpectralCodec.from_state(described["codec"], load_file(folder / "codec.safetensors"))
-        conditioner = WordPieceConditioner(described["text"]["embedding_dim"], config.dim)
-        time = TimeConditioner(config.dim)
-        _fill(conditioner, "description", lm)
-        _fill(time, "time", lm)
-        text = WordPieceEncoder(WordPieces.load(folder), conditioner, time, device)
+        reader = Reader(described["text"]["embedding_dim"], config.dim, described["text"]["attributes"])
+        conditioner = AttributeConditioner(attribute_count(reader.attributes), config.dim)
+        _fill(reader, "description", lm)
+        _fill(conditioner, "attributes", lm)
+        text = PromptEncoder(WordPieces.load(folder), reader, conditioner, device)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"The files of {info.name} in {folder} are damaged or missing: {error}") from error
     on_progress(1.0, "ready")

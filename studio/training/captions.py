@@ -18,6 +18,7 @@ from studio.training.compose import INSTRUMENTS, Description, compose
 from studio.training.words import Words
 
 FAMILY_SHARE = 0.1
+REQUEST_SHARE = 0.2  # of the captions are put as a wish
 EVALUATION_FIRST_SEED = 2_000_000_000  # beyond the training and the held-out pieces
 _REPEATED = re.compile(r"\b([a-z]+) \1\b")  # "pop tune tune"
 HELD_OUT_WORDS = 0.6  # of an evaluation prompt's words; its sentence is always a held-out one
@@ -36,6 +37,8 @@ def caption(description: Description, rng: Random) -> str:
     styles: tuple[Callable[[Phrases], str], ...] = (_word, _pair, _tags, _phrase, _sentence)
     style = rng.choices(styles, (1, 3, 3, 4, 3))[0]
     text = _REPEATED.sub(r"\1", style(Phrases(description, rng)))
+    if rng.random() < REQUEST_SHARE:
+        text = rng.choice(words.REQUESTS).format(text)
     return text[:1].upper() + text[1:] if rng.random() < 0.12 else text
 
 
@@ -93,7 +96,7 @@ class Phrases:
             return self.say(words.DRUMS)
         word = self.say(words.NO_DRUMS)
         struck = any(INSTRUMENTS[name].family == "mallets" for name in self.of.instruments)
-        return "no drums" if struck and "percussion" in word else word
+        return "no drums" if struck and "percussi" in word else word
 
     def solo(self) -> str:
         lead = self.lead()

@@ -68,6 +68,15 @@ def text(folder: Folder = WORK, recipe: RecipeFile = None) -> None:
 
 
 @app.command()
+def read(folder: Folder = WORK, recipe: RecipeFile = None) -> None:
+    """Teach the reader what captions let expect."""
+    from studio.training import reading
+
+    numbers, place = _begin(folder, recipe)
+    reading.train(numbers.reader, place.text)
+
+
+@app.command()
 def lm(folder: Folder = WORK, recipe: RecipeFile = None, minutes: Minutes = None) -> None:
     """Train the language model on the codes."""
     from dataclasses import replace
@@ -104,14 +113,16 @@ def everything(folder: Folder = WORK, assets: Assets = BUNDLE, recipe: RecipeFil
     codec(folder, recipe)
     codes(folder, recipe)
     text(folder, recipe)
+    read(folder, recipe)
     lm(folder, recipe)
     export(folder, assets, recipe)
     evaluate(folder, assets, recipe)
 
 
 def _begin(folder: Path, recipe: Path | None) -> tuple[Recipe, Place]:
-    from studio.training.config import MINI, read
+    from studio.training.config import MINI
+    from studio.training.config import read as read_recipe
     from studio.training.place import Place
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    return read(recipe or MINI), Place(folder)
+    return read_recipe(recipe or MINI), Place(folder)

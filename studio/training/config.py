@@ -13,6 +13,7 @@ from studio.errors import ConfigurationError
 from studio.training.codec import CodecTraining
 from studio.training.evaluate import Evaluation
 from studio.training.lm import LmTraining
+from studio.training.reading import ReaderTraining
 
 MINI = Path(__file__).with_name("mini.toml")
 
@@ -50,6 +51,7 @@ class Recipe:
     music: Music = field(default_factory=Music)
     text: Text = field(default_factory=Text)
     codec: CodecTraining = field(default_factory=CodecTraining)
+    reader: ReaderTraining = field(default_factory=ReaderTraining)
     lm: LmTraining = field(default_factory=LmTraining)
     bundle: Bundle = field(default_factory=Bundle)
     evaluate: Evaluation = field(default_factory=Evaluation)

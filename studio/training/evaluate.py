@@ -20,11 +20,11 @@ import torch
 
 from studio.engine.base import Failed, Finished
 from studio.engine.loader import load_engine
+from studio.engine.reader import WordPieces
 from studio.engine.spectral_codec import SpectralCodec
-from studio.engine.text import WordPieces
 from studio.schemas import GenerationRequest
 from studio.settings import Settings
-from studio.training import lm
+from studio.training import lm, reading
 from studio.training.captions import evaluation_prompts, tempo_prompts
 from studio.training.codec import log_mel_distance
 from studio.training.data import Shard, read_shards
@@ -118,7 +118,8 @@ def opus(audio: Audio, kbits: int) -> Audio:
 def losses(place: Place) -> dict[str, Any]:
     """Teacher-forced loss of the held-out pieces, with their prompts and without."""
     model = lm.trained(place.lm / lm.CHECKPOINT)
-    held_out = lm.CodedMusic(place.codes / "heldout", WordPieces.load(place.text))
+    reader = reading.load(place.text / reading.READER)
+    held_out = lm.CodedMusic(place.codes / "heldout", WordPieces.load(place.text), reader)
     return lm.judge(model, held_out.first(len(held_out), held_out.codes[0].shape[1]))
 
 

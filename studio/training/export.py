@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from studio.engine.reader import WordPieces
 from studio.engine.spectral_codec import SpectralCodec
-from studio.engine.text import WordPieces
 from studio.engine.weights import save_bundle
-from studio.training import lm
+from studio.training import lm, reading
 from studio.training.place import Place
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ def export(recipe: Recipe, place: Place, assets: Path) -> int:
     """Write the bundle from the checkpoints in `place`; return its size in bytes."""
     model = lm.trained(place.lm / lm.CHECKPOINT)
     codec = SpectralCodec.load(place.codec_export)
-    pieces = WordPieces.load(place.text)
+    pieces, reader = WordPieces.load(place.text), reading.load(place.text / reading.READER)
     assert model.config.codebooks == codec.config.codebooks
     save_bundle(
-        assets, recipe.bundle.version, model.config, model.state_dict(), model.conditioner, model.time, pieces, codec
+        assets, recipe.bundle.version, model.config, model.state_dict(), pieces, reader, model.attributes, codec
     )
     for path in assets.iterdir():
         path.chmod(0o644)
@@ -54,7 +54,7 @@ def write_measurements(assets: Path, table: str) -> None:
 def describe(recipe: Recipe, place: Place, model: lm.LanguageModel, codec: SpectralCodec, size: int) -> str:
     """The card without its measurements."""
     c, run = model.config, _last_lines(place.lm / lm.JOURNAL)
-    decoder = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(("conditioner.", "time.")))
+    decoder = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("attributes."))
     return CARD_TEXT.format(
         version=recipe.bundle.version,
         megabytes=f"{size / 1e6:.1f}",

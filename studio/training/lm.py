@@ -25,19 +25,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from studio.engine.metre import BEATS, SIGNATURES, Metre
-from studio.engine.text import LAST_CHORD_S, TimeConditioner, WordPieceConditioner, WordPieces, gist
+from studio.engine.metre import Metre
+from studio.engine.reader import (
+    CLOCKED,
+    LAST_CHORD_S,
+    AttributeConditioner,
+    Reader,
+    WordPieces,
+    attribute_count,
+    expected,
+)
 from studio.engine.transformer import DecoderConfig
+from studio.training import reading
+from studio.training.attributes import truth
 from studio.training.captions import caption
 from studio.training.compose import Description
-from studio.training.reading import teach
 
 log = logging.getLogger(__name__)
 
 FRAME_RATE = 50  # code frames a second
 CHECKPOINT = "checkpoint.pt"
 JOURNAL = "log.jsonl"
-METRE_WEIGHT = 0.1  # of guessing tempo and signature from the prompt, beside the codes
 LONG = 256  # steps from which the fused attention pays on a CPU
 
 
@@ -64,9 +72,8 @@ class LmTraining:
     damaged_share: float = 0.5  # of the sequences are read with gaps, which must be filled from before and the prompt;
     damage: float = 0.3  # of their frames at most; else a model this small copies the last frame for ever
     damage_frames: int = 8  # of one gap
-    reading_steps: int = 400  # of the conditioner alone, before everything else
     null_share: float = 0.12  # of the prompts are dropped, for classifier-free guidance
-    word_dropout: float = 0.0  # of the others' word pieces; it makes "no drums" into "drums"
+    truth_share: float = 0.4  # of a piece's attributes are told as they are, the others as its caption lets expect them
     codebook_weights: tuple[float, ...] = (1.6, 1.0, 0.7, 0.7)
     start_weight: float = 6.0  # of a sequence's first frame; a prompt says most where no music has been heard yet
     start_fade_frames: float = 30.0  # in which that falls to 1, but for 1/e of what it exceeds it by
@@ -89,15 +96,14 @@ class LmTraining:
 class LanguageModel(nn.Module):
     """MusicGen's decoder, teacher-forced: delayed codes and a condition to the logits of the next codes."""
 
-    def __init__(self, config: DecoderConfig, embedding_dim: int) -> None:
+    def __init__(self, config: DecoderConfig, attributes: int) -> None:
         super().__init__()
         c = self.config = config
         self.emb = nn.ModuleList(nn.Embedding(c.cardinality + 1, c.dim) for _ in range(c.codebooks))
         self.transformer = Transformer(c)
         self.out_norm = nn.LayerNorm(c.dim, eps=c.norm_eps)
         self.linears = nn.ModuleList(nn.Linear(c.dim, c.cardinality, bias=False) for _ in range(c.codebooks))
-        self.conditioner = WordPieceConditioner(embedding_dim, c.dim)
-        self.time = TimeConditioner(c.dim)
+        self.attributes = AttributeConditioner(attributes, c.dim)
         self._initialise()
 
     def forward(self, sequence: Tensor, condition: Tensor, mask: Tensor, summed: Tensor) -> Tensor:
@@ -114,7 +120,7 @@ class LanguageModel(nn.Module):
     def _initialise(self) -> None:
         """As MusicGen: gaussians cut at three deviations; outputs of residual branches are scaled down by depth."""
         for name, parameter in self.named_parameters():
-            if parameter.ndim != 2 or name.startswith(("conditioner.", "time.")):
+            if parameter.ndim != 2 or name.startswith("attributes."):
                 continue
             deviation = parameter.shape[1] ** -0.5
             if name.endswith(("out_proj.weight", "linear2.weight")):
@@ -247,10 +253,10 @@ class Batch:
 
     codes: Tensor  # [B, K, T], int64: what is to be predicted
     heard: Tensor  # [B, K, T], int64: what is read, with gaps
-    embeddings: Tensor  # [B, L, E]
+    condition: Tensor  # [B, L, dim]: the captions as the reader has read them,
     mask: Tensor  # [B, L]
+    attributes: Tensor  # [B, A]: and what they let expect
     clock: Tensor  # [B, T, CLOCK]
-    metre: Tensor  # [B, 2], int64: which of BEATS, which of SIGNATURES
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(part.to(device) for part in self._parts()))
@@ -258,21 +264,26 @@ class Batch:
     def rows(self, rows: slice) -> Batch:
         return Batch(*(part[rows] for part in self._parts()))
 
-    def without_prompts(self) -> Batch:
-        """The null condition, which guidance starts from."""
-        return replace(self, mask=torch.zeros_like(self.mask))
+    def without_prompts(self, dropped: Tensor | None = None) -> Batch:
+        """The null condition, which guidance starts from; for the rows [B] that are `dropped`, or for all."""
+        kept = torch.zeros(len(self.codes), dtype=torch.bool) if dropped is None else ~dropped
+        kept = kept.to(self.mask.device)[:, None]
+        return replace(
+            self, condition=self.condition * kept[..., None], mask=self.mask & kept, attributes=self.attributes * kept
+        )
 
     def _parts(self) -> tuple[Tensor, ...]:
-        return self.codes, self.heard, self.embeddings, self.mask, self.clock, self.metre
+        return self.codes, self.heard, self.condition, self.mask, self.attributes, self.clock
 
 
 class CodedMusic:
     """The pieces in a directory of codes, looked for again while files arrive, and random crops with captions."""
 
-    def __init__(self, codes_dir: Path, pieces: WordPieces) -> None:
-        self.codes_dir, self.word_pieces = codes_dir, pieces
+    def __init__(self, codes_dir: Path, pieces: WordPieces, reader: Reader) -> None:
+        self.codes_dir, self.word_pieces, self.reader = codes_dir, pieces, reader
         self.codes: list[npt.NDArray[np.uint16]] = []  # [K, T] each
         self.descriptions: list[Description] = []
+        self.truth: dict[str, Tensor] = {}  # of all pieces
         self._read: set[Path] = set()
         self.rescan()
 
@@ -281,6 +292,7 @@ class CodedMusic:
 
     def rescan(self) -> None:
         """Read the files that are new."""
+        known = len(self)
         for path in sorted(self.codes_dir.glob("codes_[0-9]*.npy")):
             if path in self._read or path.name.endswith(".partial.npy"):
                 continue
@@ -289,6 +301,8 @@ class CodedMusic:
             self.codes.extend(np.load(path))
             self.descriptions.extend(_description(record["description"]) for record in records)
         assert len(self.codes) == len(self.descriptions), "each piece has its record"
+        if len(self) > known:
+            self.truth = truth(self.descriptions)
 
     def batch(self, step: int, frames: int, size: int, config: LmTraining) -> Batch:
         """Random crops of `frames` with fresh captions, of which some are dropped."""
@@ -296,20 +310,33 @@ class CodedMusic:
         rows = [rng.randrange(len(self)) for _ in range(size)]
         starts = [self._start(row, frames, rng) for row in rows]
         crops = [self.codes[row][:, start : start + frames] for row, start in zip(rows, starts, strict=True)]
-        embeddings, mask = self.word_pieces.embed([caption(self.descriptions[row], rng) for row in rows])
-        dropped = torch.tensor([rng.random() < config.null_share for _ in rows])
-        mask = with_gaps(mask, rng, config.word_dropout)
         codes = torch.from_numpy(np.stack(crops).astype(np.int64))
         times = [self._time(row, start, rng) for row, start in zip(rows, starts, strict=True)]
-        return Batch(codes, damaged(codes, step, config), embeddings, mask & ~dropped[:, None], *_timed(times, frames))
+        told = self._told(rows, [caption(self.descriptions[row], rng) for row in rows], config.truth_share, rng)
+        dropped = torch.tensor([rng.random() < config.null_share for _ in rows])
+        return Batch(codes, damaged(codes, step, config), *told, _clocks(times, frames)).without_prompts(dropped)
 
     def first(self, size: int, frames: int) -> Batch:
         """The beginnings of the first pieces, each with one caption; the same every time."""
         rng = Random(0)
-        codes = torch.from_numpy(np.stack([codes[:, :frames] for codes in self.codes[:size]]).astype(np.int64))
-        texts = [caption(description, rng) for description in self.descriptions[:size]]
-        times = [description.time for description in self.descriptions[:size]]
-        return Batch(codes, codes, *self.word_pieces.embed(texts), *_timed(times, frames))
+        rows = range(min(size, len(self)))
+        codes = torch.from_numpy(np.stack([self.codes[row][:, :frames] for row in rows]).astype(np.int64))
+        told = self._told(rows, [caption(self.descriptions[row], rng) for row in rows], 0.0, rng)
+        return Batch(codes, codes, *told, _clocks([self.descriptions[row].time for row in rows], frames))
+
+    @torch.no_grad()
+    def _told(
+        self, rows: Sequence[int], captions: Sequence[str], truth_share: float, rng: Random
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the captions say [B, L, dim], its mask [B, L], and the attributes [B, A]: some true, others expected."""
+        embeddings, mask = self.word_pieces.embed(captions)
+        condition, scores = self.reader(embeddings, mask)
+        attributes = []
+        for name, score in scores.items():
+            if name not in CLOCKED:
+                is_true = torch.tensor([[rng.random() < truth_share] for _ in rows])
+                attributes.append(torch.where(is_true, self.truth[name][list(rows)], expected({name: score})))
+        return condition, mask, torch.cat(attributes, dim=1)
 
     def _start(self, row: int, frames: int, rng: Random) -> int:
         """A bar line: music that is made begins with one."""
@@ -326,16 +353,9 @@ class CodedMusic:
         return replace(time, end=end - start)
 
 
-def _timed(times: Sequence[Metre], frames: int) -> tuple[Tensor, Tensor]:
-    """Clocks [B, T, CLOCK], and which beat and which signature [B, 2]."""
-    metres = [(BEATS.index(time.beat), list(SIGNATURES).index(time.signature)) for time in times]
-    return torch.from_numpy(np.stack([time.clock(frames) for time in times])), torch.tensor(metres)
-
-
-def with_gaps(mask: Tensor, rng: Random, share: float) -> Tensor:
-    """A mask [B, L] of word pieces without a `share` of each row's; a row that would lose all of them keeps them."""
-    kept = mask & torch.tensor([[rng.random() >= share for _ in row] for row in mask])
-    return torch.where(kept.any(dim=1, keepdim=True), kept, mask)
+def _clocks(times: Sequence[Metre], frames: int) -> Tensor:
+    """[B, T, CLOCK]."""
+    return torch.from_numpy(np.stack([time.clock(frames) for time in times]))
 
 
 def damaged(codes: Tensor, step: int, config: LmTraining) -> Tensor:
@@ -361,21 +381,9 @@ def predict(model: nn.Module, batch: Batch, config: DecoderConfig, weights: Tens
     """Losses of the codebooks [K] for a batch; a dropped prompt reads zeros that are attended, as at run time."""
     read, _ = delayed(batch.heard, config)
     _, predicted = delayed(batch.codes, config)
-    condition = model.get_submodule("conditioner")(batch.embeddings, batch.mask)
     attended = batch.mask | ~batch.mask.any(dim=1, keepdim=True)
-    summed = model.get_submodule("time")(gist(condition, batch.mask), batch.clock)
-    return codebook_losses(model(read, condition, attended, summed), predicted, weights)
-
-
-def metre_loss(model: LanguageModel, batch: Batch) -> Tensor:
-    """Cross-entropy in nats of tempo and signature as the prompts that are there let them be guessed."""
-    there = batch.mask.any(dim=1)
-    mask = batch.mask[there]
-    meant = gist(model.conditioner(batch.embeddings[there], mask), mask)
-    beat, signature = batch.metre[there].unbind(1)
-    loss = F.cross_entropy(model.time.beat(meant), beat, reduction="sum")
-    loss = loss + F.cross_entropy(model.time.signature(meant), signature, reduction="sum")
-    return loss / max(1, len(beat))
+    summed = model.get_submodule("attributes")(batch.attributes, batch.clock)
+    return codebook_losses(model(read, batch.condition, attended, summed), predicted, weights)
 
 
 @dataclass
@@ -408,9 +416,9 @@ class State:
         self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
 
 
-def new_state(config: LmTraining, embedding_dim: int, device: torch.device) -> State:
+def new_state(config: LmTraining, attributes: int, device: torch.device) -> State:
     torch.manual_seed(config.seed)
-    model = LanguageModel(config.decoder, embedding_dim).to(device)
+    model = LanguageModel(config.decoder, attributes).to(device)
     average = copy.deepcopy(model).requires_grad_(False)
     return State(model, average, optimisers(model, config))
 
@@ -435,17 +443,14 @@ def train(config: LmTraining, codes_dir: Path, text_dir: Path, out_dir: Path) ->
 
     Args:
         codes_dir: has `train/` and `heldout/` with `codes_*.npy` [N, K, T] and their records.
-        text_dir: the distilled word pieces.
+        text_dir: the distilled word pieces and their reader.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     device = torch.device(pick_device(config.device))
-    pieces = WordPieces.load(text_dir)
-    state = resume(config, pieces.table.shape[1], out_dir, device)
-    music, held_out = CodedMusic(codes_dir / "train", pieces), CodedMusic(codes_dir / "heldout", pieces)
+    pieces, reader = WordPieces.load(text_dir), reading.load(text_dir / reading.READER)
+    state = resume(config, attribute_count(reader.attributes), out_dir, device)
+    music, held_out = (CodedMusic(codes_dir / part, pieces, reader) for part in ("train", "heldout"))
     assert len(music), f"no codes in {codes_dir / 'train'}"
-    if state.step == 0:
-        teach(state.model.conditioner, pieces, music.descriptions, config.reading_steps, config.seed)
-        state.average.load_state_dict(state.model.state_dict())
     judged = held_out.first(config.held_out_pieces, config.held_out_frames) if len(held_out) else None
     with Journal(out_dir / JOURNAL, config) as journal:
         _run(state, config, music, judged, journal, out_dir)
@@ -487,9 +492,8 @@ def advance(state: State, model: Any, config: LmTraining, batch: Batch) -> Tenso
     frames = start_weights(batch.codes.shape[2], config).to(batch.codes.device)
     with autocast(batch.codes.device):
         losses = predict(model, batch, config.decoder, frames)
-        metre = metre_loss(state.model, batch)
     weights = losses.new_tensor(config.codebook_weights)
-    ((losses * weights).sum() / weights.sum() + METRE_WEIGHT * metre).backward()  # type: ignore[no-untyped-call]
+    ((losses * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
     rate = schedule(state.seconds / 60, config)
     for optimiser in state.optimisers:
@@ -592,9 +596,9 @@ class Journal:
         log.info("%s", ", ".join(f"{name} {value}" for name, value in line.items()))
 
 
-def resume(config: LmTraining, embedding_dim: int, out_dir: Path, device: torch.device) -> State:
+def resume(config: LmTraining, attributes: int, out_dir: Path, device: torch.device) -> State:
     """The state of the checkpoint in `out_dir`, or a new one."""
-    state = new_state(config, embedding_dim, device)
+    state = new_state(config, attributes, device)
     path = out_dir / CHECKPOINT
     if path.exists():
         state.restore(torch.load(path, map_location=device, weights_only=True))
@@ -614,9 +618,7 @@ def save(state: State, config: LmTraining, out_dir: Path) -> Path:
 def trained(checkpoint: Path) -> LanguageModel:
     """The averaged model of a checkpoint."""
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model = LanguageModel(
-        LmTraining(**stored["config"]).decoder, stored["average"]["conditioner.output_proj.weight"].shape[1]
-    )
+    model = LanguageModel(LmTraining(**stored["config"]).decoder, stored["average"]["attributes.told.weight"].shape[1])
     model.load_state_dict(stored["average"])
     return model.eval().requires_grad_(False)
 

@@ -1,94 +1,154 @@
-"""Teaches the conditioner to read before the language model learns to listen to it.
+"""Teaches the reader: from captions alone, which attributes a piece has that is described so.
 
-What a caption says shows in the music's codes only faintly at first, and a short training never gets to it. So the
-conditioner first learns, from captions alone, to say what they describe: the mean of its conditions must tell genre,
-mood, tempo, instruments, drums and energy to linear heads, which are then thrown away. It takes a minute.
+What a caption says shows in the music's codes only faintly, and a short training of the language model never gets to
+it. So the reader learns before, from as many captions as it likes, and is then left as it is. Some words of a caption
+are replaced by others of like meaning, and some by anything: it must cope with prompts that no caption is like.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from studio.engine.text import WordPieceConditioner, WordPieces
-from studio.training.captions import caption
-from studio.training.compose import INSTRUMENTS, Description
+from studio.engine.reader import SEVERAL, Reader, WordPieces
+from studio.training.attributes import ATTRIBUTES, truth
+from studio.training.captions import caption, evaluation_prompts
+from studio.training.compose import describe
 
 log = logging.getLogger(__name__)
 
-BATCH = 128
-LEARNING_RATE = 3e-3
-SPREAD_WEIGHT = 0.1  # of keeping each dimension of the mean condition at unit variance, where attention can use it
+READER = "reader.safetensors"
+NEIGHBOURS = 6  # words of like meaning
+WARMUP = 100  # steps
+LOG_EVERY = 250  # steps
 
 
-def teach(
-    conditioner: WordPieceConditioner,
-    pieces: WordPieces,
-    descriptions: Sequence[Description],
-    steps: int,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Train in place; how often the heads are right about the last tenth of the captions, by thing described."""
-    things = _things(descriptions)
-    device = conditioner.output_proj.weight.device
-    heads = nn.ModuleDict({name: nn.Linear(conditioner.output_proj.out_features, n) for name, (n, _) in things.items()})
-    heads.to(device)
-    optimiser = torch.optim.AdamW([*conditioner.parameters(), *heads.parameters()], LEARNING_RATE, weight_decay=0.01)
-    right: dict[str, list[float]] = {name: [] for name in things}
-    for step in range(steps):
-        rng = Random(f"reading/{seed}/{step}")
-        rows = [rng.randrange(len(descriptions)) for _ in range(BATCH)]
-        embeddings, mask = (t.to(device) for t in pieces.embed([caption(descriptions[row], rng) for row in rows]))
-        mean = conditioner(embeddings, mask).sum(1) / mask.sum(1, keepdim=True)  # [B, dim]
-        loss = SPREAD_WEIGHT * (mean.std(0) - 1).square().mean()
-        for name, (_, truths) in things.items():
-            truth = truths[rows].to(device)
-            scores = heads[name](mean)
-            loss = loss + _loss(scores, truth)
-            if step >= 0.9 * steps:
-                right[name].append(_right(scores, truth))
+@dataclass(frozen=True)
+class ReaderTraining:
+    """How to train."""
+
+    dim: int = 256  # the language model's
+    steps: int = 4000
+    batch: int = 128
+    descriptions: int = 30_000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    near_share: float = 0.15  # of the word pieces are replaced by others of like meaning,
+    any_share: float = 0.04  # by anything
+    several_weight: float = 10.0  # of the attributes with several values beside the others
+    seed: int = 0
+
+
+def train(config: ReaderTraining, text_dir: Path) -> Path:
+    """Train a reader for the word pieces in `text_dir` and write it there; one that is there is left as it is."""
+    path = text_dir / READER
+    if not path.exists():
+        save(learn(config, WordPieces.load(text_dir)), path)
+    return path
+
+
+def learn(config: ReaderTraining, pieces: WordPieces) -> Reader:
+    """A reader, trained."""
+    torch.manual_seed(config.seed)
+    reader = Reader(pieces.table.shape[1], config.dim, ATTRIBUTES)
+    descriptions = [describe(seed) for seed in range(config.descriptions)]
+    truths = truth(descriptions)
+    near = _neighbours(pieces.table)
+    optimiser = torch.optim.AdamW(
+        reader.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    for step in range(config.steps):
+        rng = Random(f"reading/{config.seed}/{step}")
+        rows = [rng.randrange(len(descriptions)) for _ in range(config.batch)]
+        ids = [_blurred(pieces.ids(caption(descriptions[row], rng)), near, config, rng) for row in rows]
+        _, scores = reader(*pieces.embed_ids(ids))
+        losses = _losses(scores, {name: each[rows] for name, each in truths.items()})
+        weights = [config.several_weight if name in SEVERAL else 1.0 for name in losses]
+        loss = torch.stack([weight * each for weight, each in zip(weights, losses.values(), strict=True)]).sum()
         for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, 2 * (1 - step / steps))
+            group["lr"] = config.learning_rate * min((step + 1) / WARMUP, 2 * (1 - step / config.steps), 1.0)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimiser.step()
-    found = {name: round(sum(shares) / max(1, len(shares)), 3) for name, shares in right.items()}
-    log.info("the conditioner reads: %s", found)
-    return found
+        if (step + 1) % LOG_EVERY == 0:
+            found = ", ".join(f"{name} {each.item():.3f}" for name, each in losses.items())
+            log.info("step %d of %d: %s", step + 1, config.steps, found)
+    reader.eval().requires_grad_(False)
+    log.info("of prompts in wordings that no caption has, the reader understands: %s", understood(reader, pieces))
+    return reader
 
 
-def _things(descriptions: Sequence[Description]) -> dict[str, tuple[int, Tensor]]:
-    """What captions describe: the number of outputs and the truth of each piece ([P], or [P, N] of 0 and 1)."""
-    instruments = sorted(INSTRUMENTS)
-    played = torch.tensor([[float(name in d.instruments) for name in instruments] for d in descriptions])
-    said = {
-        "genre": [d.genre for d in descriptions],
-        "mood": [d.mood for d in descriptions],
-        "tempo": [d.tempo for d in descriptions],
-        "lead": [d.lead for d in descriptions],
-        "drums": [str(d.has_drums) for d in descriptions],
-        "energy": [d.energy for d in descriptions],
+@torch.inference_mode()
+def understood(reader: Reader, pieces: WordPieces, prompts: int = 400) -> dict[str, float]:
+    """How often the reader expects most what an evaluation prompt asks for, by attribute."""
+    asked = evaluation_prompts(prompts)
+    _, scores = reader(*pieces.embed([prompt for prompt, _ in asked]))
+    right: dict[str, list[bool]] = {}
+    for row, (_, expectation) in enumerate(asked):
+        drums = None if expectation.drums is None else ("drums" if expectation.drums else "none")
+        for name, wanted in (("genre", expectation.genre), ("lead", expectation.lead), ("drums", drums)):
+            if wanted is not None:
+                best = reader.attributes[name][int(scores[name][row].argmax())]
+                right.setdefault(name, []).append(best == wanted)
+    return {name: round(sum(each) / len(each), 3) for name, each in right.items()}
+
+
+def save(reader: Reader, path: Path) -> None:
+    """Write a reader and the names of its attributes, whole or not at all."""
+    from safetensors.torch import save_file
+
+    partial = path.with_suffix(".partial")
+    save_file(reader.state_dict(), partial, {"attributes": json.dumps(reader.attributes)})
+    partial.replace(path)
+
+
+def load(path: Path) -> Reader:
+    """Read what `save` wrote."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(path, "pt") as file:
+        attributes = json.loads(file.metadata()["attributes"])
+    state = load_file(path)
+    dim, embedding_dim = state["output_proj.weight"].shape
+    reader = Reader(embedding_dim, dim, attributes)
+    reader.load_state_dict(state)
+    return reader.eval().requires_grad_(False)
+
+
+def _losses(scores: dict[str, Tensor], truths: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: F.binary_cross_entropy_with_logits(each, truths[name])
+        if name in SEVERAL
+        else F.cross_entropy(each, truths[name].argmax(1))
+        for name, each in scores.items()
     }
-    things = {name: (len(set(values)), _numbered(values)) for name, values in said.items()}
-    return things | {"instruments": (len(instruments), played)}
 
 
-def _numbered(values: Sequence[str]) -> Tensor:
-    known = sorted(set(values))
-    return torch.tensor([known.index(value) for value in values])
+def _neighbours(table: Tensor) -> Tensor:
+    """The rows of a table [V, E] that mean nearly what each row means [V, NEIGHBOURS]."""
+    unit = F.normalize(table, dim=1)
+    return torch.cat([(rows @ unit.T).topk(1 + NEIGHBOURS).indices[:, 1:] for rows in torch.split(unit, 1024)])
 
 
-def _loss(scores: Tensor, truth: Tensor) -> Tensor:
-    if truth.ndim == 2:
-        return 10 * F.binary_cross_entropy_with_logits(scores, truth)
-    return F.cross_entropy(scores, truth)
-
-
-def _right(scores: Tensor, truth: Tensor) -> float:
-    guess = (scores > 0) == (truth > 0.5) if truth.ndim == 2 else scores.argmax(1) == truth
-    return float(guess.float().mean())
+def _blurred(ids: Sequence[int], near: Tensor, config: ReaderTraining, rng: Random) -> list[int]:
+    """Word pieces, some of them replaced."""
+    found = []
+    for piece in ids:
+        chance = rng.random()
+        if chance < config.any_share:
+            found.append(rng.randrange(len(near)))
+        elif chance < config.any_share + config.near_share:
+            found.append(int(near[piece, rng.randrange(NEIGHBOURS)]))
+        else:
+            found.append(piece)
+    return found

@@ -168,6 +168,15 @@ DRUMS = Words(
         "with percussion",
         "drum groove",
         "drum kit",
+        "drums and percussion",
+        "live drums",
+        "heavy drums",
+        "punchy drums",
+        "with a steady beat",
+        "kick and snare",
+        "a strong beat",
+        "plus drums",
+        "backed by drums",
     ),
     ("and a drummer", "driven by a drum set", "with rhythmic drumming"),
 )
@@ -180,6 +189,20 @@ NO_DRUMS = Words(
         "no percussion",
         "without percussion",
         "without a drum kit",
+        "without any drums",
+        "but no drums",
+        "no beat",
+        "without a beat",
+        "minus the drums",
+        "skip the drums",
+        "take out the drums",
+        "remove the drums",
+        "don't use drums",
+        "not a single drum",
+        "zero drums",
+        "percussion-free",
+        "nothing percussive",
+        "no kick or snare",
     ),
     ("drum-free", "leave out the drums", "beatless"),
 )
@@ -217,6 +240,14 @@ USES: tuple[tuple[str, frozenset[str]], ...] = (
     ("for a podcast", frozenset({"calm", "groovy", "uplifting", "nostalgic"})),
 )
 HELD_OUT_USES = ("to read a book to", "for my travel vlog", "for a coffee shop")
+
+
+# How a wish is put; the rest of the caption stands where the braces are.
+REQUESTS = (
+    "make {}", "create {}", "generate {}", "play {}", "play me {}", "produce {}", "{} please", "a track of {}",
+    "I would like {}", "I'd love {}", "I need {}", "can you make {}?", "let me hear {}", "can I get {}", "{}, thanks",
+    "make it {}", "how about {}", "we want {}", "a short clip of {}", "some {}", "my favourite: {}", "{} for me",
+)  # fmt: skip
 
 
 def instrument(name: str) -> Words:

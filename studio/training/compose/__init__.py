@@ -18,7 +18,7 @@ from studio.training.compose.parts import Event, bass, comp, counter, drums, lea
 from studio.training.compose.piece import Description, Note, Piece, Track, tempo_class
 from studio.training.compose.plan import Plan, energy_name, make_plan
 
-__all__ = ["INSTRUMENTS", "KITS", "Description", "Note", "Piece", "Track", "compose", "tempo_class"]
+__all__ = ["INSTRUMENTS", "KITS", "Description", "Note", "Piece", "Track", "compose", "describe", "tempo_class"]
 
 PIECE_S = 30.0
 RELEASE_S = 0.25  # before the end of the piece all keys are up
@@ -39,6 +39,11 @@ def compose(seed: int, seconds: float = PIECE_S) -> Piece:
     roles = [*plan.cast, *(["drums"] if plan.drums else [])]
     tracks = tuple(_track(plan, bars, role, seconds, rng) for role in roles)
     return Piece(seed, seconds, _describe(plan), tracks)
+
+
+def describe(seed: int) -> Description:
+    """What `compose` would write, in a hundredth of the time."""
+    return _describe(make_plan(Random(seed)))
 
 
 def _describe(plan: Plan) -> Description:
