@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from studio.engine.metre import BEATS, CLOCK, FRAME_S, SIGNATURES, Metre, beat_frames
+from studio.engine.metre import BEAT_WAVES, BEATS, CLOCK, FRAME_S, SIGNATURES, Metre, beat_frames
 
 
 @pytest.mark.parametrize("signature", SIGNATURES)
@@ -17,6 +17,19 @@ def test_the_clock_goes_round_once_in_four_bars(signature: str) -> None:
     np.testing.assert_allclose(clock[phrase : 2 * phrase], clock[:phrase], atol=1e-4)
     bars = clock[: 4 * metre.bar : metre.bar]
     assert len(np.unique(bars.round(3), axis=0)) == 4
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_each_bar_begins_a_new_beat(signature: str) -> None:
+    metre = Metre(26, signature)
+    hand = metre.clock(8 * metre.bar)[:, :BEAT_WAVES]
+    for bar in range(8):
+        np.testing.assert_allclose(hand[bar * metre.bar :][: metre.bar], hand[: metre.bar], atol=1e-4)
+
+
+@pytest.mark.parametrize("beat", BEATS)
+def test_a_bar_of_seven_eighths_is_whole_frames(beat: int) -> None:
+    assert 2 * Metre(beat, "7/8").bar == 7 * beat
 
 
 def test_each_tempo_and_signature_has_its_own_clock() -> None:

@@ -11,10 +11,11 @@ from random import Random
 import numpy as np
 import pytest
 
-from studio.engine.metre import FRAME_S
+from studio.engine.metre import FRAME_S, SIGNATURES
 from studio.training import words
 from studio.training.captions import captions, evaluation_prompts
-from studio.training.compose import INSTRUMENTS, KITS, Description, Note, Piece, Track, compose
+from studio.training.compose import INSTRUMENTS, KITS, PIECE_S, Description, Note, Piece, Track, compose
+from studio.training.compose.form import LAST_CHORD_S
 from studio.training.compose.genres import GENRES
 from studio.training.compose.instruments import Instrument
 from studio.training.compose.theory import KEYS, MODES
@@ -41,7 +42,7 @@ def test_every_genre_and_forty_instruments_occur(pieces: list[Piece]) -> None:
     assert len({name for piece in pieces for name in piece.description.instruments}) >= 40
     assert {piece.description.key.split()[0] for piece in pieces} == set(KEYS)
     assert {piece.description.tempo for piece in pieces} == {"slow", "medium", "fast"}
-    assert {piece.description.metre for piece in pieces} == {"4/4", "3/4", "6/8"}
+    assert {piece.description.metre for piece in pieces} == set(SIGNATURES)
 
 
 def test_a_third_or_so_of_the_pieces_have_no_drums(pieces: list[Piece]) -> None:
@@ -90,6 +91,33 @@ def test_notes_begin_on_frames_and_bars_repeat_to_the_frame(pieces: list[Piece])
         assert not again or sum(again) / len(again) > 0.55, piece.seed  # but for fills and breaks
 
 
+def test_a_steady_player_has_one_frame_for_each_step_of_the_bar(pieces: list[Piece]) -> None:
+    steady = [piece for piece in pieces if piece.description.genre in ("techno", "chiptune")]
+    assert {piece.description.metre for piece in steady} >= {"4/4", "5/4", "7/8"}
+    for piece in steady:
+        bar = piece.description.time.bar
+        for track in (track for track in piece.tracks if track.role != "comp"):  # who strums
+            places = {round(note.start / FRAME_S) % bar for note in track.notes}
+            assert not any((place + 1) % bar in places for place in places), (piece.seed, track.role)
+
+
+def test_nothing_begins_after_the_last_chord(pieces: list[Piece]) -> None:
+    for piece in pieces:
+        end = piece.description.time.ending_by(round(PIECE_S / FRAME_S), LAST_CHORD_S).end
+        assert end
+        for track in piece.tracks:
+            last = round(max(note.start for note in track.notes) / FRAME_S)
+            assert last <= end + 4, (piece.seed, track.role)  # a player's lateness and a strum's
+
+
+def test_odd_metres_are_some_of_several_genres(pieces: list[Piece]) -> None:
+    for metre in words.ODD_METRES:
+        genres = {piece.description.genre for piece in pieces if piece.description.metre == metre}
+        assert len(genres) >= 4, metre
+    odd = sum(piece.description.metre in words.ODD_METRES for piece in pieces)
+    assert 0.04 < odd / len(pieces) < 0.12
+
+
 def test_most_notes_are_in_the_key(pieces: list[Piece]) -> None:
     for piece in pieces:
         if piece.description.genre == "blues":
@@ -133,6 +161,18 @@ def test_captions_tell_the_truth_about_drums(pieces: list[Piece]) -> None:
                 assert not re.search(r"\bdrum|percussion\b", bare), (text, description)
                 said += bool(negated.search(text))
     assert said > 100
+
+
+def test_captions_tell_the_truth_about_metre(pieces: list[Piece]) -> None:
+    said: set[str] = set()
+    for description, texts in _descriptions(pieces):
+        for text in texts:
+            named = set(re.findall(r"\b[34567]/[48]\b", text))
+            assert named <= {description.metre}, (text, description)
+            said |= named
+            if "odd m" in text.lower():
+                assert description.metre in words.ODD_METRES, (text, description)
+    assert said >= set(words.ODD_METRES)
 
 
 def test_captions_tell_the_truth_about_tempo(pieces: list[Piece]) -> None:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 FRAME_S = 0.02  # of the codec
 BEATS = tuple(range(14, 62, 2))  # frames that a beat may have: 214 to 50 a minute; even, for eighths
-SIGNATURES = {"4/4": 4, "3/4": 3, "6/8": 2}  # beats in a bar; of 6/8, dotted quarters
+# Beats in a bar, of 6/8 dotted quarters; a clock's columns are in this order.
+SIGNATURES: dict[str, float] = {"4/4": 4, "3/4": 3, "6/8": 2, "5/4": 5, "7/8": 3.5}
 
 BEAT_WAVES, BAR_WAVES, PHRASE_WAVES = 8, 6, 3  # sinusoids: down to a 16th of a beat, a 12th of a bar, a bar
 PHRASE_BARS = 4
@@ -32,7 +33,7 @@ class Metre:
     @property
     def bar(self) -> int:
         """Frames."""
-        return self.beat * SIGNATURES[self.signature]
+        return round(self.beat * SIGNATURES[self.signature])
 
     @property
     def bpm(self) -> float:
@@ -45,15 +46,16 @@ class Metre:
 
     def clock(self, frames: int) -> npt.NDArray[np.float32]:
         """What a decoder reads of time [frames, CLOCK]: the hands of the beat, the bar and the phrase, how fast they
-        go, the signature, and how near the end is."""
+        go, the signature, and how near the end is. A bar line cuts the beat of 7/8 in half, and begins a new one."""
         frame = np.arange(frames, dtype=np.float64)[:, None]
+        lost = frame // self.bar * (-self.bar % self.beat)
         hands = [
-            (self.beat, BEAT_WAVES),
-            (self.bar, BAR_WAVES),
-            (self.bar * PHRASE_BARS, PHRASE_WAVES),
+            (frame + lost, self.beat, BEAT_WAVES),
+            (frame, self.bar, BAR_WAVES),
+            (frame, self.bar * PHRASE_BARS, PHRASE_WAVES),
         ]
         angles = np.concatenate(
-            [2 * math.pi * frame / period * np.arange(1, waves + 1) for period, waves in hands], axis=1
+            [2 * math.pi * time / period * np.arange(1, waves + 1) for time, period, waves in hands], axis=1
         )
         constant = [2 * math.log2(self.beat / 25), *(float(name == self.signature) for name in SIGNATURES)]
         steady = np.broadcast_to(np.array(constant), (frames, len(constant)))

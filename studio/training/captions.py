@@ -72,7 +72,7 @@ class Phrases:
         return self.rng.choice((f"in {self.of.key}", f"key of {self.of.key}", self.of.key))
 
     def metre(self) -> str:
-        return f"{self.of.metre} time"
+        return self.say(words.METRES[self.of.metre])
 
     def instrument(self, name: str) -> str:
         ways = words.instrument(name)
@@ -153,7 +153,8 @@ def _tags(p: Phrases) -> str:
     """Two to six of what is true, in any order, with commas."""
     said = [p.genre(), p.lead()]
     optional = (p.mood, p.tempo, p.other, p.drums, p.bpm, p.key, p.use, p.metre, p.texture, p.energy)
-    weights = (0.6, 0.55, 0.5, 0.5, 0.3, 0.15, 0.2, 0.08, 0.25, 0.1)
+    metre = 0.6 if p.of.metre in words.ODD_METRES else 0.08
+    weights = (0.6, 0.55, 0.5, 0.5, 0.3, 0.15, 0.2, metre, 0.25, 0.1)
     said += [say() for say, weight in zip(optional, weights, strict=True) if p.rng.random() < weight]
     if p.of.is_solo and p.rng.random() < 0.4:
         said[1] = p.solo()
@@ -177,6 +178,8 @@ def _phrase(p: Phrases) -> str:
         text += f" {drums}" if drums.startswith("with") else f", {drums}"
     if p.rng.random() < 0.25:
         text += f", {p.bpm()}"
+    if p.of.metre in words.ODD_METRES and p.rng.random() < 0.4:
+        text += f", {p.metre()}"
     use = p.use()
     return f"{text} {use}" if use and p.rng.random() < 0.25 else text
 

@@ -158,6 +158,15 @@ bagpipes: bagpipes, bagpipe, pipes | highland pipes
 accordion: accordion, squeezebox | concertina
 """)
 
+METRES = _parse("""
+4/4: 4/4 time, 4/4, in 4/4, in four
+3/4: 3/4 time, 3/4, in 3/4, in three, waltz time
+6/8: 6/8 time, 6/8, in 6/8, 6/8 feel
+5/4: 5/4 time, 5/4, in 5/4, in five, odd meter, odd metre, odd time signature
+7/8: 7/8 time, 7/8, in 7/8, in seven, odd meter, odd metre, odd time signature
+""")
+ODD_METRES = ("5/4", "7/8")
+
 DRUMS = Words(
     (
         "with drums",

@@ -53,7 +53,7 @@ def _describe(plan: Plan) -> Description:
         mood=plan.mood,
         bpm=plan.bpm,
         key=plan.scale.name,
-        metre=plan.metre,
+        metre=plan.signature,
         instruments=tuple(dict.fromkeys(order)),
         has_drums=bool(plan.drums),
         energy=energy_name(plan),
@@ -97,7 +97,8 @@ def _feel(plan: Plan, rng: Random) -> Feel:
 
 
 def _note(plan: Plan, event: Event, feel: Feel, seconds: float) -> Note:
-    frame = round(_swung(plan, event.step) * plan.step_s / FRAME_S) + feel.late
+    bar, step = divmod(event.step, plan.bar_steps)
+    frame = int(bar) * plan.bar_frames + round(_swung(plan, step) * plan.step_s / FRAME_S) + feel.late
     start = max(0, frame) * FRAME_S
     last = seconds - RELEASE_S
     held = event.length * plan.step_s * 0.94

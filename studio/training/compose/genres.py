@@ -48,6 +48,8 @@ LOOPS_MINOR = ("1 1 6 7", "1 1 1 1", "1 1 4 4", "1 6 7 7")
 CLASSIC = ("1 4 5 1", "1 5 6 3 4 1 4 5", "1 5 1 5", "1 2 5 1")
 CLASSIC_MINOR = ("1 4 5M 1", "1 7 6 5M", "1 5M 1 5M", "1 6 4 5M")
 
+ODD = ("5/4", "5/4", "7/8 2+2+3", "7/8 3+2+2")  # metres
+
 GENRES: dict[str, Genre] = {
     genre.name: genre
     for genre in (
@@ -70,6 +72,7 @@ GENRES: dict[str, Genre] = {
             drums=("pulse",), kits=("electronic kit",), drum_share=0.1,
             modes=("major", "lydian", "minor", "dorian"), pads=("synth pad", "choir"), pad_share=0.6,
             lead_density=("sparse",), solo_share=0.08, reverb=0.6, energy=0,
+            metres=(*16 * ("4/4",), *ODD),
         ),
         Genre(
             name="house", bpm=(116, 130), moods=("happy", "groovy", "energetic", "uplifting"),
@@ -101,7 +104,7 @@ GENRES: dict[str, Genre] = {
             bass_patterns=("eighths", "pop", "quarters"),
             drums=("rock", "rock drive", "rock ride", "half time"),
             kits=("power kit", "standard kit", "room kit"), drum_share=0.9,
-            metres=("4/4", "4/4", "4/4", "4/4", "6/8"), modes=("major", "minor", "mixolydian"),
+            metres=(*12 * ("4/4",), *3 * ("6/8",), *ODD), modes=("major", "minor", "mixolydian"),
             solo_share=0.06, energy=2,
         ),
         Genre(
@@ -112,6 +115,7 @@ GENRES: dict[str, Genre] = {
             drums=("metal", "double kick", "thrash", "half time"), kits=("power kit",), drum_share=0.93,
             modes=("minor", "phrygian"), lead_density=("busy", "medium"), solo_share=0.04, reverb=0.15,
             energy=2,
+            metres=(*12 * ("4/4",), *ODD),
         ),
         Genre(
             name="punk", bpm=(142, 180), moods=("energetic", "happy", "tense"),
@@ -128,7 +132,7 @@ GENRES: dict[str, Genre] = {
                 "muted trumpet", "alto saxophone"),
             comps=("piano", "jazz guitar"), comp_patterns=("charleston", "comp", "half"),
             basses=("double bass",), bass_patterns=("walking",), drums=("swing", "swing light", "brushes"),
-            kits=("jazz kit", "brush kit"), drum_share=0.7, metres=("4/4", "4/4", "4/4", "3/4"),
+            kits=("jazz kit", "brush kit"), drum_share=0.7, metres=(*9 * ("4/4",), *3 * ("3/4",), *3 * ("5/4",)),
             modes=("major", "dorian", "minor"), lead_density=("medium", "busy"), sevenths=True,
             swing=(0.62, 0.68), jitter_s=0.01,
         ),
@@ -177,7 +181,8 @@ GENRES: dict[str, Genre] = {
                 "strings"),
             comps=("piano", "harpsichord", "harp", "strings", "pizzicato strings"),
             comp_patterns=("alberti", "arp wave", "half", "quarters"), basses=("cello", "double bass"),
-            bass_patterns=("half", "quarters"), drum_share=0.0, metres=("4/4", "4/4", "3/4", "6/8"),
+            bass_patterns=("half", "quarters"), drum_share=0.0,
+            metres=(*12 * ("4/4",), *6 * ("3/4",), *6 * ("6/8",), *ODD),
             lead_density=("medium", "busy"), solo_share=0.4, jitter_s=0.012, reverb=0.35,
         ),
         Genre(
@@ -189,7 +194,7 @@ GENRES: dict[str, Genre] = {
             comps=("strings", "choir", "synth strings"),
             comp_patterns=("eighths", "whole", "half", "arp up"), basses=("cello", "double bass"),
             bass_patterns=("whole", "quarters", "eighths"), drums=("epic", "epic slow"),
-            kits=("power kit", "room kit"), drum_share=0.45, metres=("4/4", "4/4", "6/8"),
+            kits=("power kit", "room kit"), drum_share=0.45, metres=(*8 * ("4/4",), *4 * ("6/8",), *ODD),
             pads=("choir", "brass section", "french horn"), pad_share=0.5,
             lead_density=("sparse", "medium"), solo_share=0.03, reverb=0.5,
         ),
@@ -200,7 +205,7 @@ GENRES: dict[str, Genre] = {
             comps=("acoustic guitar", "classical guitar", "banjo"),
             comp_patterns=("strum", "strum easy", "travis", "picking"), basses=("double bass",),
             bass_patterns=("root fifth", "half"), drums=("folk", "stomp"), drum_share=0.35,
-            metres=("4/4", "4/4", "3/4", "6/8"), solo_share=0.25,
+            metres=(*8 * ("4/4",), *4 * ("3/4",), *4 * ("6/8",), *ODD), solo_share=0.25,
         ),
         Genre(
             name="country", bpm=(82, 150), moods=("happy", "nostalgic", "playful", "sad"),
@@ -228,6 +233,7 @@ GENRES: dict[str, Genre] = {
             bass_patterns=("eighths", "octaves", "sixteenths"), drums=("synth drive", "synth wide"),
             kits=("electronic kit", "power kit"), drum_share=0.85, pads=("synth pad", "synth strings"),
             pad_share=0.4, solo_share=0.0, jitter_s=0.001,
+            metres=(*16 * ("4/4",), *ODD),
         ),
         Genre(
             name="pop", bpm=(72, 136), moods=("happy", "romantic", "uplifting", "sad", "energetic"),
@@ -265,6 +271,7 @@ GENRES: dict[str, Genre] = {
             basses=("square synth", "synth bass"), bass_patterns=("octaves", "eighths"), drums=("chip",),
             kits=("analog kit", "electronic kit"), drum_share=0.65, lead_density=("busy", "medium", "riff"),
             solo_share=0.12, jitter_s=0.0, reverb=0.05,
+            metres=(*16 * ("4/4",), *ODD),
         ),
         Genre(
             name="waltz", bpm=(84, 176), moods=("romantic", "playful", "nostalgic", "happy"),
@@ -290,7 +297,7 @@ GENRES: dict[str, Genre] = {
             leads=("fiddle", "tin whistle", "bagpipes", "flute", "harp", "accordion"),
             comps=("acoustic guitar", "harp"), comp_patterns=("strum easy", "picking", "quarters"),
             basses=("double bass",), bass_patterns=("half", "root fifth"), drums=("bodhran", "folk"),
-            drum_share=0.5, metres=("6/8", "6/8", "4/4"), modes=("major", "dorian", "mixolydian"),
+            drum_share=0.5, metres=(*16 * ("6/8",), *8 * ("4/4",), *ODD), modes=("major", "dorian", "mixolydian"),
             lead_density=("busy",), solo_share=0.15,
         ),
         Genre(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 from studio.training.compose.form import Bar
@@ -40,7 +41,7 @@ def bass(plan: Plan, bars: Sequence[Bar], rng: Random) -> list[Event]:
     """Roots, fifths and octaves in the genre's rhythm; jazz walks."""
     instrument = plan.cast["bass"]
     name = rng.choice(plan.genre.bass_patterns)
-    if plan.metre != "4/4" and name != "walking":
+    if plan.metre in BASS_OF_TWELVE and name != "walking":
         name = rng.choice(BASS_OF_TWELVE[plan.metre])
     events: list[Event] = []
     for bar, following in zip(bars, [*bars[1:], bars[-1]], strict=True):
@@ -64,20 +65,21 @@ def _bass_bar(plan: Plan, bar: Bar, pattern: str, instrument: Instrument) -> Ite
     third, fifth = ((pitch_class - root) % 12 for pitch_class in bar.chord.pitch_classes[1:3])
     sixth = 9 if third == 4 else 8
     above = {"1": 0, "3": third, "5": fifth, "6": sixth, "7": -2, "8": 12}
-    for step, length, symbol in hits(tile(pattern, plan.bar_steps)):
+    for step, length, symbol in hits(tile(pattern, plan.parts)):
         yield Event(bar.index * plan.bar_steps + step, length, root + above[symbol], 6 if step == 0 else 0)
 
 
 def _walk(plan: Plan, bar: Bar, following: Bar, instrument: Instrument) -> Iterable[Event]:
-    """Root, third, fifth, then a semitone below the next root."""
+    """Root, third, fifth, of five beats the third again, then a semitone below the next root."""
     root = _bass_pitch(bar.chord.root, instrument)
     target = _bass_pitch(following.chord.root, instrument)
-    beats = plan.bar_steps // plan.beat_steps
     tones = [root + (pitch_class - root) % 12 for pitch_class in bar.chord.pitch_classes[:3]]
-    line = (tones if target >= root else [root, tones[2] - 12, tones[1] - 12])[: beats - 1]
+    line = tones if target >= root else [root, tones[2] - 12, tones[1] - 12]
+    line = [*line, line[1]][: len(plan.beats) - 1]
     approach = target - 1 if target != root else root + (bar.chord.fifth - root) % 12
-    for beat, pitch in enumerate([*line, approach]):
-        yield Event((bar.index * plan.bar_steps) + beat * plan.beat_steps, plan.beat_steps, pitch, 0)
+    ends = (*plan.beats[1:], plan.bar_steps)
+    for beat, end, pitch in zip(plan.beats, ends, [*line, approach], strict=True):
+        yield Event(bar.index * plan.bar_steps + beat, end - beat, pitch, 0)
 
 
 # --- chords ---
@@ -87,24 +89,22 @@ def comp(plan: Plan, bars: Sequence[Bar], rng: Random) -> list[Event]:
     """The accompaniment; a soloist's lies an octave under the melody."""
     instrument = plan.cast["comp"]
     solo = plan.cast["lead"] is instrument
-    choices = SOLO[plan.metre] if solo else _comp_patterns(plan)
+    choices = SOLO.get(plan.metre, SOLO["4/4"]) if solo else _comp_patterns(plan)
     first, second = rng.choice(choices), rng.choice(choices)
     centre = max(instrument.low + 7.0, min(60.0, instrument.centre) - (8 if solo else 0))
     events: list[Event] = []
     for bar in bars:
         if "comp" in bar.roles:
-            pattern = second if bar.section == "B" else first
-            tones = _tones(bar.chord, instrument, centre)
-            events += _chord_bar(
-                plan, bar, "x" + "-" * (plan.bar_steps - 1) if bar.section == "end" else pattern, tones
-            )
+            pattern = tile(second if bar.section == "B" else first, plan.parts)
+            if bar.section == "end":
+                pattern = "x" + "-" * (plan.bar_steps - 1)
+            events += _chord_bar(plan, bar, pattern, _tones(bar.chord, instrument, centre))
     return events
 
 
 def _comp_patterns(plan: Plan) -> Sequence[str]:
-    if plan.metre != "4/4":
-        return CHORDS_OF_TWELVE[plan.metre]
-    return [CHORDS[name] for name in plan.genre.comp_patterns]
+    own = tuple(CHORDS[name] for name in plan.genre.comp_patterns)
+    return CHORDS_OF_TWELVE.get(plan.metre, own)
 
 
 def _tones(chord: Chord, instrument: Instrument, centre: float) -> list[int]:
@@ -118,9 +118,9 @@ def _tones(chord: Chord, instrument: Instrument, centre: float) -> list[int]:
 
 
 def _chord_bar(plan: Plan, bar: Bar, pattern: str, tones: list[int]) -> Iterable[Event]:
-    for step, length, symbol in hits(tile(pattern, plan.bar_steps)):
+    for step, length, symbol in hits(pattern):
         at = bar.index * plan.bar_steps + step
-        accent = 4 if step % (2 * plan.beat_steps) == 0 else -2
+        accent = 4 if plan.place(step) % (2 * plan.beat_steps) == 0 else -2
         if symbol == "x":
             for order, pitch in enumerate(tones):
                 yield Event(at + 0.04 * order, length, pitch, accent)
@@ -190,9 +190,10 @@ def _density(plan: Plan, rng: Random) -> str:
 
 def _theme(plan: Plan, density: str, rng: Random) -> tuple[Motif, Motif, Motif]:
     """Motif, reply and cadence."""
-    rhythms = LEADS[plan.metre][density]
-    first, second = rng.choice(rhythms), rng.choice(rhythms)
-    cadence = LEADS[plan.metre]["sparse"][0]
+    rhythms = LEADS.get(plan.metre, LEADS["4/4"])
+    first, second = rng.choice(rhythms[density]), rng.choice(rhythms[density])
+    cadence = rhythms["sparse"][0]
+    first, second, cadence = (tile(rhythm, plan.parts) for rhythm in (first, second, cadence))
     return _motif(first, rng), _motif(second, rng), _motif(cadence, rng)
 
 
@@ -226,9 +227,9 @@ def _melody_bar(plan: Plan, bar: Bar, motif: Motif, centre: float, instrument: I
     index = plan.scale.nearest_index(anchor)
     for (step, length), offset in zip(motif.rhythm, motif.contour, strict=True):
         pitch = plan.scale.degree(index + offset)
-        if step % (2 * plan.beat_steps) == 0 or length >= plan.beat_steps:
+        if plan.place(step) % (2 * plan.beat_steps) == 0 or length >= plan.beat_steps:
             pitch = min((nearest(tone, pitch) for tone in bar.chord.pitch_classes), key=lambda p: abs(p - pitch))
-        accent = 6 if step % plan.beat_steps == 0 else 0
+        accent = 6 if step in plan.beats else 0
         yield Event(bar.index * plan.bar_steps + step, length, _fold(pitch, instrument), accent)
 
 
@@ -245,16 +246,15 @@ def counter(plan: Plan, bars: Sequence[Bar], rng: Random) -> list[Event]:
     """A second voice under the melody: one or two long chord tones a bar, moving as little as it can."""
     instrument = plan.cast["counter"]
     pitch = _fold(round(min(instrument.centre, plan.cast["lead"].centre - 5)), instrument)
-    halves = rng.choice((1, 2))
-    length = plan.bar_steps // halves
+    starts = rng.choice(((0,), (0, plan.middle)))
     events: list[Event] = []
     for bar in bars:
         if "counter" not in bar.roles:
             continue
-        for half in range(1 if bar.section == "end" else halves):
-            tones = bar.chord.pitch_classes[1:] if half == 0 else bar.chord.pitch_classes[:2]
+        for start, end in pairwise((0, plan.bar_steps) if bar.section == "end" else (*starts, plan.bar_steps)):
+            tones = bar.chord.pitch_classes[1:] if start == 0 else bar.chord.pitch_classes[:2]
             pitch = _fold(min((nearest(tone, pitch) for tone in tones), key=lambda p: abs(p - pitch)), instrument)
-            events.append(Event(bar.index * plan.bar_steps + half * length, length, pitch, -4))
+            events.append(Event(bar.index * plan.bar_steps + start, end - start, pitch, -4))
     return events
 
 
@@ -286,7 +286,7 @@ def drums(plan: Plan, bars: Sequence[Bar], rng: Random) -> list[Event]:
 
 def _groove_bar(plan: Plan, bar: Bar, lanes: dict[str, str], until: int) -> Iterable[Event]:
     for lane, pattern in lanes.items():
-        for step, symbol in enumerate(tile(pattern, plan.bar_steps)[:until]):
+        for step, symbol in enumerate(tile(pattern, plan.parts)[:until]):
             if symbol in _ACCENTS:
                 yield Event(bar.index * plan.bar_steps + step, 1, DRUM_KEYS[lane], _ACCENTS[symbol])
 

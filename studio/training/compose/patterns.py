@@ -1,11 +1,15 @@
 """Rhythms as strings, one character a sixteenth (16 a bar of 4/4, 12 of 3/4 and 6/8); short ones repeat.
 
+Odd metres are made of two parts, and have the rhythms of 4/4, begun anew in each.
+
 Chords: `x` the whole chord, a digit one of its tones, `r` the root an octave below, `-` holds, `.` rests.
 Bass: 1 root, 3 third, 5 fifth, 8 octave, 7 seventh below the octave, 6 sixth, `-` holds, `.` rests.
 Drums: lanes of `X` accent, `x` hit, `o` ghost.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 DRUM_KEYS = {
     "kick": 36, "rim": 37, "snare": 38, "clap": 39, "hat": 42, "pedal": 44, "open": 46, "crash": 49,
@@ -185,9 +189,9 @@ LEADS: dict[str, dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-def tile(pattern: str, steps: int) -> str:
-    """The pattern repeated to a bar of `steps` characters; an empty one rests."""
-    return (pattern * steps)[:steps] if pattern else "." * steps
+def tile(pattern: str, parts: Sequence[int]) -> str:
+    """The pattern repeated through a bar whose parts have so many characters; an empty one rests."""
+    return "".join(((pattern or ".") * steps)[:steps] for steps in parts)
 
 
 def hits(pattern: str) -> list[tuple[int, int, str]]:

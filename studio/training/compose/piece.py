@@ -42,7 +42,7 @@ class Description:
     mood: str
     bpm: int
     key: str  # "A minor", "Eb dorian"
-    metre: str  # "4/4", "3/4", "6/8"
+    metre: str  # one of SIGNATURES
     instruments: tuple[str, ...]  # lead first; drums are not among them
     has_drums: bool
     energy: str  # low, medium or high

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from studio.engine.metre import FRAME_S, beat_frames
+from studio.engine.metre import FRAME_S, Metre, beat_frames
 from studio.training.compose.genres import ENERGIES, GENRES, MOODS, Genre
 from studio.training.compose.instruments import INSTRUMENTS, Instrument
 from studio.training.compose.patterns import DRUMS, DRUMS_OF_TWELVE
@@ -19,8 +19,24 @@ COUNTER_SHARE = 0.18
 DRUM_SHARE = 0.94  # of what the genres say: more music without drums teaches the difference
 SOLOISTS_SHARE = 0.3  # of the solos are any polyphonic instrument's, not one of the genre's
 
-# Steps are sixteenths; a beat of 6/8 is its dotted quarter.
-METRES = {"4/4": (16, 4), "3/4": (12, 4), "6/8": (12, 6)}
+
+@dataclass(frozen=True)
+class Count:
+    """How a bar is counted, in steps of a sixteenth."""
+
+    beat: int
+    parts: tuple[int, ...]  # a pattern begins anew in each
+
+
+# A beat of 6/8 is its dotted quarter. What follows the signature tells the ways to count it apart.
+METRES = {
+    "4/4": Count(4, (16,)),
+    "3/4": Count(4, (12,)),
+    "6/8": Count(6, (12,)),
+    "5/4": Count(4, (12, 8)),
+    "7/8 2+2+3": Count(4, (8, 6)),
+    "7/8 3+2+2": Count(4, (6, 8)),
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +47,7 @@ class Plan:
     mood: str
     scale: Scale
     bpm: int
-    metre: str
+    metre: str  # one of METRES
     energy: int
     swing: float
     cast: dict[str, Instrument]  # by role
@@ -39,16 +55,43 @@ class Plan:
     kit: str
 
     @property
+    def signature(self) -> str:
+        return self.metre.split()[0]
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Steps of each part of the bar."""
+        return METRES[self.metre].parts
+
+    @property
     def bar_steps(self) -> int:
-        return METRES[self.metre][0]
+        return sum(self.parts)
 
     @property
     def beat_steps(self) -> int:
-        return METRES[self.metre][1]
+        return METRES[self.metre].beat
+
+    @property
+    def beats(self) -> tuple[int, ...]:
+        """The steps on which a beat begins."""
+        return tuple(step for step in range(self.bar_steps) if self.place(step) % self.beat_steps == 0)
+
+    @property
+    def middle(self) -> int:
+        """The step on which the second half begins."""
+        return self.parts[0] if len(self.parts) > 1 else self.bar_steps // 2
+
+    def place(self, step: int) -> int:
+        """A step's place in its part of the bar."""
+        return step if step < self.parts[0] else step - self.parts[0]
 
     @property
     def step_s(self) -> float:
         return beat_frames(self.bpm) * FRAME_S / self.beat_steps
+
+    @property
+    def bar_frames(self) -> int:
+        return Metre(beat_frames(self.bpm), self.signature).bar
 
     @property
     def bar_s(self) -> float:
@@ -56,9 +99,7 @@ class Plan:
 
     @property
     def drum_lanes(self) -> dict[str, str]:
-        if self.metre == "4/4":
-            return DRUMS[self.drums]
-        return DRUMS_OF_TWELVE[self.metre][self.drums]
+        return DRUMS_OF_TWELVE.get(self.metre, DRUMS)[self.drums]
 
     @property
     def velocity(self) -> int:
@@ -73,7 +114,7 @@ def make_plan(rng: Random) -> Plan:
     energy = min(2, max(0, genre.energy + MOODS[mood].energy))
     cast, drummed = _cast(genre, rng)
     kit = rng.choice(genre.kits)
-    patterns = genre.drums if metre == "4/4" else tuple(DRUMS_OF_TWELVE[metre])
+    patterns = tuple(DRUMS_OF_TWELVE.get(metre, genre.drums))
     return Plan(
         genre=genre,
         mood=mood,
