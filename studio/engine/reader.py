@@ -26,6 +26,7 @@ SEVERAL = frozenset({"instruments"})  # attributes that may have several values 
 CLOCKED = frozenset({"beat", "metre"})  # attributes that the decoder hears as a clock
 SHARPNESS = 2.0  # odds are squared, so that the unlikely stays out
 NAMED_TEMPO = re.compile(r"\b(\d{2,3})\s*-?\s*(?:bpm|beats per minute)\b", re.IGNORECASE)
+NAMED_METRE = re.compile(rf"(?<![\d/])({'|'.join(SIGNATURES)})(?![\d/])")
 LAST_CHORD_S = 1.6  # s, at least, that the last chord rings
 ENDS = re.compile(r"\b(?:an? (?:clear |final |proper )?ending|outro|coda|comes to an end|final chord)\b", re.IGNORECASE)
 
@@ -188,11 +189,12 @@ class PromptEncoder:
 
 
 def drawn_metre(prompt: str, scores: Mapping[str, Tensor], seed: int) -> Metre:
-    """The tempo that the prompt names, or one that its scores [1, values] let expect; a metre likewise."""
+    """The tempo that the prompt names, or one that its scores [1, values] let expect; the signature likewise."""
     generator = torch.Generator().manual_seed(seed)
     named = NAMED_TEMPO.search(prompt)
     beat = beat_frames(float(named[1])) if named and int(named[1]) else BEATS[_drawn(scores["beat"], generator)]
-    return Metre(beat, list(SIGNATURES)[_drawn(scores["metre"], generator)])
+    said = NAMED_METRE.search(prompt)
+    return Metre(beat, said[1] if said else list(SIGNATURES)[_drawn(scores["metre"], generator)])
 
 
 def _drawn(scores: Tensor, generator: torch.Generator) -> int:
