@@ -37,7 +37,7 @@ class ReaderTraining:
 
     dim: int = 256  # the language model's
     steps: int = 4000
-    batch: int = 128
+    batch: int = 64
     descriptions: int = 30_000
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
@@ -69,7 +69,8 @@ def learn(config: ReaderTraining, pieces: WordPieces) -> Reader:
         rng = Random(f"reading/{config.seed}/{step}")
         rows = [rng.randrange(len(descriptions)) for _ in range(config.batch)]
         ids = [_blurred(pieces.ids(caption(descriptions[row], rng)), near, config, rng) for row in rows]
-        _, scores = reader(*pieces.embed_ids(ids))
+        with torch.autocast("cpu", torch.bfloat16):
+            _, scores = reader(*pieces.embed_ids(ids))
         losses = _losses(scores, {name: each[rows] for name, each in truths.items()})
         weights = [config.several_weight if name in SEVERAL else 1.0 for name in losses]
         loss = torch.stack([weight * each for weight, each in zip(weights, losses.values(), strict=True)]).sum()
@@ -127,9 +128,9 @@ def load(path: Path) -> Reader:
 
 def _losses(scores: dict[str, Tensor], truths: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
-        name: F.binary_cross_entropy_with_logits(each, truths[name])
+        name: F.binary_cross_entropy_with_logits(each.float(), truths[name])
         if name in SEVERAL
-        else F.cross_entropy(each, truths[name].argmax(1))
+        else F.cross_entropy(each.float(), truths[name].argmax(1))
         for name, each in scores.items()
     }
 
