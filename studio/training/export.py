@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.engine.reader import WordPieces
+from studio.engine.reader import Reader, WordPieces
 from studio.engine.spectral_codec import SpectralCodec
 from studio.engine.weights import save_bundle
 from studio.training import lm, reading
@@ -34,7 +34,7 @@ def export(recipe: Recipe, place: Place, assets: Path) -> int:
         path.chmod(0o644)
     size = sum(path.stat().st_size for path in assets.glob("*.safetensors"))
     assert size <= BUDGET_BYTES, f"{size / 1e6:.1f} MB of weights"
-    write_card(assets, describe(recipe, place, model, codec, size))
+    write_card(assets, describe(recipe, place, model, reader, codec, size))
     return size
 
 
@@ -51,9 +51,12 @@ def write_measurements(assets: Path, table: str) -> None:
     path.write_text(f"{path.read_text('utf-8').partition(MEASURED)[0]}{MEASURED}\n\n{table}", "utf-8")
 
 
-def describe(recipe: Recipe, place: Place, model: lm.LanguageModel, codec: SpectralCodec, size: int) -> str:
+def describe(
+    recipe: Recipe, place: Place, model: lm.LanguageModel, reader: Reader, codec: SpectralCodec, size: int
+) -> str:
     """The card without its measurements."""
     c, run = model.config, _last_lines(place.lm / lm.JOURNAL)
+    told = sum(p.numel() for module in (model.attributes, reader) for p in module.parameters())
     decoder = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("attributes."))
     return CARD_TEXT.format(
         version=recipe.bundle.version,
@@ -61,6 +64,7 @@ def describe(recipe: Recipe, place: Place, model: lm.LanguageModel, codec: Spect
         dim=c.dim,
         layers=c.layers,
         millions=f"{decoder / 1e6:.1f}",
+        told=f"{told / 1e6:.1f}",
         codec_millions=f"{sum(p.numel() for p in codec.parameters()) / 1e6:.1f}",
         pieces=run.get("pieces", 0),
         hours=f"{run.get('pieces', 0) * 30 / 3600:.0f}",
@@ -88,7 +92,7 @@ A MusicGen in small that ships with the studio: text → cross-attention → del
 | file | what |
 |---|---|
 | `config.json` | shapes |
-| `lm.safetensors` | transformer and conditioners under audiocraft's names: {millions} M, {layers} layers of {dim} |
+| `lm.safetensors` | {layers} layers of {dim} ({millions} M) and conditioners ({told} M), under audiocraft's names |
 | `codec.safetensors` | the codec ({codec_millions} M parameters): 50 frames a second, 4 codebooks of 1024, 2 kbit/s |
 | `text.safetensors`, `tokenizer.json` | word pieces and their meanings, {words} numbers each, int8 |
 
@@ -100,12 +104,16 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
   form, human timing) and rendered through MuseScore's General MIDI soundfont (MIT). No recording by anybody is in it.
 - **Captions.** Written by `captions` from what is true of the piece; fresh ones at every step.
 - **Words.** The table is distilled from all-MiniLM-L6-v2 (Apache-2.0): principal components of what the model makes of
-  "<word> music" and of its raw embeddings. The conditioner learns to read captions before the rest begins.
+  "<word> music" and of its raw embeddings.
+- **Reader.** A transformer of two layers that learned from captions alone which attributes they let expect: genre,
+  mood, energy, number of players, lead, drums or none, instruments, key, tempo, metre. Every step of the language model
+  is told what it expects of the prompt; its cross-attention reads the prompt's words as the reader sees them.
 - **Time.** Every step reads where in the beat, the bar and the phrase it stands (`studio/engine/metre.py`). The tempo
-  is the one that the prompt names, or one that its words let expect; so is the signature. "With an ending" gets one.
+  is the one that the prompt names, or one that its words let expect; so is the metre. "With an ending" gets one.
 - **Codec.** `studio/engine/spectral_codec.py`: ConvNeXt on STFT frames, residual vector quantiser, inverse STFT.
 - **Language model.** {steps} steps in {minutes} minutes on two CPU cores, from the weights of the version before; Muon
-  and AdamW; a moving average of the weights. A part of each prompt's words is left out, so that none names its piece.
+  and AdamW; a moving average of the weights. Of each piece's attributes some are told as they are, the others as a
+  caption lets expect them.
 
 ## What to expect
 General MIDI instruments, no voices, no recordings' sound. It knows the genres, instruments, moods and tempi of its
