@@ -1,8 +1,9 @@
 """Teaches the reader: from captions alone, which attributes a piece has that is described so.
 
 What a caption says shows in the music's codes only faintly, and a short training of the language model never gets to
-it. So the reader learns before, from as many captions as it likes, and is then left as it is. Some words of a caption
-are replaced by others of like meaning, and some by anything: it must cope with prompts that no caption is like.
+it. So the reader learns before, from as many captions as it likes, and is then left as it is. It must cope with prompts
+that no caption is like: some words are replaced by others of like meaning, some by anything, and some descriptions are
+mixed from two, for people ask for a lullaby with drums.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -21,11 +23,12 @@ from torch import Tensor
 from studio.engine.reader import SEVERAL, Reader, WordPieces
 from studio.training.attributes import ATTRIBUTES, truth
 from studio.training.captions import caption, evaluation_prompts
-from studio.training.compose import describe
+from studio.training.compose import Description, describe
 
 log = logging.getLogger(__name__)
 
 READER = "reader.safetensors"
+MIXED = ("mood", "bpm", "key", "instruments", "has_drums", "energy")  # what a description may take from another
 NEIGHBOURS = 6  # words of like meaning
 WARMUP = 100  # steps
 LOG_EVERY = 250  # steps
@@ -41,6 +44,7 @@ class ReaderTraining:
     descriptions: int = 30_000
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
+    mixed_share: float = 0.4  # of the descriptions are mixed from two
     near_share: float = 0.15  # of the word pieces are replaced by others of like meaning,
     any_share: float = 0.04  # by anything
     several_weight: float = 10.0  # of the attributes with several values beside the others
@@ -59,7 +63,7 @@ def learn(config: ReaderTraining, pieces: WordPieces) -> Reader:
     """A reader, trained."""
     torch.manual_seed(config.seed)
     reader = Reader(pieces.table.shape[1], config.dim, ATTRIBUTES)
-    descriptions = [describe(seed) for seed in range(config.descriptions)]
+    descriptions = _described(config)
     truths = truth(descriptions)
     near = _neighbours(pieces.table)
     optimiser = torch.optim.AdamW(
@@ -124,6 +128,18 @@ def load(path: Path) -> Reader:
     reader = Reader(embedding_dim, dim, attributes)
     reader.load_state_dict(state)
     return reader.eval().requires_grad_(False)
+
+
+def _described(config: ReaderTraining) -> list[Description]:
+    """The first pieces' descriptions; some take a part of what they say from the next one."""
+    rng = Random(config.seed)
+    found = [describe(seed) for seed in range(config.descriptions)]
+    for row, (one, other) in enumerate(pairwise(found)):
+        if rng.random() < config.mixed_share:
+            taken = {name: getattr(other, name) for name in MIXED if rng.random() < 0.5}
+            mixed = replace(one, **taken)
+            found[row] = replace(mixed, has_drums=mixed.has_drums or not mixed.instruments)
+    return found
 
 
 def _losses(scores: dict[str, Tensor], truths: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -86,9 +86,10 @@ tense: tense, suspenseful, urgent, anxious, nervous | nail-biting, edgy
 """)
 
 TEMPOS = _parse("""
-slow: slow, slow tempo, relaxed tempo, laid-back tempo, downtempo | unhurried, leisurely
-medium: mid-tempo, medium tempo, moderate tempo, moderate | neither fast nor slow, medium pace
-fast: fast, uptempo, up-tempo, quick, fast tempo, fast-paced | rapid, speedy
+slow: slow, slow tempo, relaxed tempo, laid-back tempo, downtempo, not fast | unhurried, leisurely
+medium: mid-tempo, medium tempo, moderate tempo, moderate, not too fast, not too slow, in between
+  | neither fast nor slow, medium pace
+fast: fast, uptempo, up-tempo, quick, fast tempo, fast-paced, not slow | rapid, speedy
 """)
 
 # A word said of any instrument of the family.
@@ -212,6 +213,9 @@ NO_DRUMS = Words(
         "percussion-free",
         "nothing percussive",
         "no kick or snare",
+        "no beats",
+        "free of drums",
+        "lacking drums",
     ),
     ("drum-free", "leave out the drums", "beatless"),
 )
