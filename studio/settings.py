@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
-        "auto", description="Arithmetic of the decoder: `auto`, `fp32`, `bf16`, `fp16` or `int8` (CPU)."
+        "auto", description="Arithmetic of the decoder: `auto`, `fp32`, `bf16`, `fp16` or `int8`."
     )
     slots: int = Field(4, ge=1, le=64, description="Requests that are decoded together.")
     embedded_worker: bool = Field(True, description="Run a worker thread inside the server.")

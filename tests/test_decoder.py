@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from studio.engine import delay
+from studio.engine.attention import Dense
 from studio.engine.decoder import Batch, Decoder
+from studio.engine.linear import Int8WeightLinear
 from studio.engine.model import Conditions
+from studio.engine.recording import Graphs, Traces
 from studio.engine.sampling import FIRST_OF_KEPT, Sampling, SamplingRows, draw, truncate
 from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig
+from studio.engine.weights import decoder_shapes
 from studio.errors import InvalidRequest, NotFinite
 from tests.oracle import MONO, SHAPES, Oracle, audiocraft, oracle
 
@@ -225,7 +230,7 @@ def test_a_recorded_step_does_what_the_step_does(
     ]
     made = []
     for worth in (10**6, 1):
-        monkeypatch.setattr("studio.engine.decoder.WORTH_RECORDING", worth)
+        monkeypatch.setattr("studio.engine.recording.WORTH_RECORDING", worth)
         shared = decoder(reference, precision=precision)
         shared.admit(*requests[0])
         for _ in range(3):
@@ -235,6 +240,58 @@ def test_a_recorded_step_does_what_the_step_does(
         made.append(finish(shared, [key for key, *_ in requests]))
     for key, codes in made[0].items():
         assert torch.equal(made[1][key], codes), key
+
+
+def test_a_captured_step_reads_whatever_batch_comes(reference: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, but that replaying a graph is running what it captured; keys and values lie as they do there."""
+    requests = [
+        (str(at), reference.conditions(prompt), frames, sampling)
+        for at, (prompt, frames, sampling) in enumerate(zip(PROMPTS, FRAMES, SAMPLINGS[:1] * 4, strict=True))
+    ]
+    monkeypatch.setattr("studio.engine.decoder.Bags", Dense)
+    made, captured = [], []
+
+    def capture(function: Callable[[], object]) -> Callable[[], object]:
+        captured.append(function)
+        return function
+
+    for record in (Traces, lambda step: Graphs(step, capture)):
+        monkeypatch.setattr("studio.engine.decoder.recorder", lambda step, _, record=record: record(step))
+        shared = decoder(reference)
+        shared.admit(*requests[0])
+        for _ in range(3):
+            shared.step()
+        for request in requests[1:]:
+            shared.admit(*request)
+        made.append(finish(shared, [key for key, *_ in requests]))
+    for key, codes in made[0].items():
+        assert torch.equal(made[1][key], codes), key
+    assert 4 <= len(captured) <= 12  # by requests in flight and lengths
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8"])
+def test_a_step_on_a_gpu_never_waits_for_it(reference: Oracle, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On imagined tensors of a GPU that nobody has: whatever asked for a number, or mixed devices, would raise."""
+    config, gpu = reference.config, torch.device("cuda")
+    monkeypatch.setattr("studio.engine.decoder.recorder", lambda step, _: Graphs(step, lambda function: function))
+    with FakeTensorMode():
+        parameters = {name: torch.empty(shape, device=gpu) for name, shape in decoder_shapes(config).items()}
+        imagined = Decoder(config, parameters, device=gpu, precision=precision, slots=2, max_frames=MAX_FRAMES)
+        for key in ("first", "second"):
+            tokens = torch.empty(5, config.dim, device=gpu)
+            prompt = {"cross": tokens} if config.cross_attention else {"prefix": tokens, "null_prefix": tokens}
+            imagined.admit(key, Conditions(**prompt), 100, Sampling(0, greedy=True))
+        for _ in range(3):
+            imagined.step()
+
+
+def test_eight_bit_weights_on_a_gpu_are_those_of_the_cpu() -> None:
+    weight, x = torch.randn(48, 64), torch.randn(2, 64)
+    rounded = Int8WeightLinear(weight, torch.float32)
+    torch.testing.assert_close(rounded(x), x @ weight.T, rtol=0, atol=0.3)
+    whole = rounded.weight.float() * rounded.scale[:, None]
+    torch.testing.assert_close(rounded(x), x @ whole.T)
+    assert (whole - weight).abs().max() <= weight.abs().amax() / 200
 
 
 def test_nothing_in_flight_is_no_step(mono: Oracle) -> None:

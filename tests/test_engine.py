@@ -233,4 +233,4 @@ def test_a_slot_takes_the_memory_that_is_planned_for_it() -> None:
     step = engine(slots=3)._decoder._step
     assert step.prompts is not None
     held = sum(cells.nbytes for cells in (step.own.cells, step.prompts.cells))
-    assert held == 3 * bytes_a_slot(config, 200, "fp32")
+    assert held == 3 * bytes_a_slot(config, 200, "fp32", torch.device("cpu"))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BLOCK = 64  # positions side by side in a row of keys; lengths of attention are rounded up to it
+BLOCK = 64  # positions side by side in a row of keys
 
 
 class Reach(NamedTuple):
@@ -31,6 +31,8 @@ class Reach(NamedTuple):
 class KeysValues(nn.Module):
     """The keys and values of up to `rows` sequences of up to `length` positions in each layer."""
 
+    GRAIN: int  # a multiple of BLOCK, which lengths of attention are rounded up to
+
     def __init__(
         self, layers: int, rows: int, heads: int, length: int, head_dim: int, device: torch.device, dtype: torch.dtype
     ) -> None:
@@ -38,6 +40,10 @@ class KeysValues(nn.Module):
         assert length % BLOCK == 0, length
         self.layers, self.rows, self.heads, self.length, self.head_dim = layers, rows, heads, length, head_dim
         self.device, self.dtype = device, dtype
+
+    def rounded(self, length: int) -> int:
+        """How far to read where `length` positions count."""
+        return min(-(-length // self.GRAIN) * self.GRAIN, self.length)
 
     def places(self, position: Tensor) -> Tensor:
         """Where the keys and values of the first R rows at positions [R] go, for `write`."""
@@ -70,6 +76,8 @@ class KeysValues(nn.Module):
 
 class Bags(KeysValues):
     """A table of keys [rows * heads * blocks * head_dim, BLOCK] and one of values [rows * heads * length, head_dim]."""
+
+    GRAIN = BLOCK
 
     cells: Tensor  # [layers, both tables]
     base: Tensor  # [rows, 2, heads, head_dim], where the keys and values at position 0 lie
@@ -145,6 +153,8 @@ class Bags(KeysValues):
 
 class Dense(KeysValues):
     """Keys and values side by side, [layers, rows, 2, heads, length, head_dim], read by torch's attention."""
+
+    GRAIN = 4 * BLOCK  # each length is a recording of its own
 
     cells: Tensor
     entry: Tensor  # [rows * 2 * heads, 1], the numbers of the sequences in `cells`

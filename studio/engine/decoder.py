@@ -8,8 +8,6 @@ bits in whatever company (up to six requests in fp32; see `studio.engine.linear`
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,15 +16,15 @@ from torch import Tensor, nn
 
 from studio.engine import delay
 from studio.engine.attention import Bags, Dense, KeysValues, Reach, hide, rounded
-from studio.engine.linear import DTYPES
+from studio.engine.linear import activations
 from studio.engine.model import Conditions
+from studio.engine.recording import recorder
 from studio.engine.sampling import FIRST_OF_KEPT, Sampling, SamplingRows, draw, guide, truncate
 from studio.engine.transformer import Context, DecoderConfig, Transformer
 from studio.errors import InvalidRequest, NotFinite
 
 CROSS_MAX = 512  # tokens of a prompt
 PREFIX_MAX = 768  # tokens before the codes, in models without cross-attention
-WORTH_RECORDING = 160  # steps; recording takes as long as it saves in about a hundred
 
 
 class Advance(NamedTuple):
@@ -209,13 +207,13 @@ class Decoder:
         self._device = device
         self._in_flight: list[_Slot] = []
         self._batch: Batch | None = None
-        self._programs: dict[tuple[int, bool], Callable[..., Tensor]] = {}
         with torch.inference_mode():
             steps = delay.steps(max_frames, config.delays)
             length = rounded(steps + (0 if config.cross_attention else PREFIX_MAX))
             own, prompts = _keys_values(config, slots, length, device, precision)
             transformer = Transformer(config, lm, device, precision, positions=length)
             self._step = Step(transformer, own, prompts, steps).eval()
+        self._recorder = recorder(self._step, device)
 
     @property
     def free_slots(self) -> int:
@@ -316,17 +314,11 @@ class Decoder:
             self._step.own.fill(2 * at + branch, keys_values)
 
     def _advance(self, batch: Batch) -> None:
-        left = max(slot.total - slot.done for slot in self._in_flight)
-        if batch.kind not in self._programs and left >= WORTH_RECORDING and self._device.type == "cpu":
-            self._programs[batch.kind] = program(self._step, batch)
-        if batch.kind in self._programs:
-            self._programs[batch.kind](*batch.tensors)
-        else:
-            self._step(batch)
+        self._recorder.run(batch, max(slot.total - slot.done for slot in self._in_flight))
 
     def _current_batch(self) -> Batch:
         """Who is in flight, looking far enough for this step."""
-        length = rounded(max(slot.prefix + slot.done for slot in self._in_flight) + 1)
+        length = self._step.own.rounded(max(slot.prefix + slot.done for slot in self._in_flight) + 1)
         if self._batch is None:
             self._batch = self._new_batch(length)
         elif self._batch.reach.mask.shape[2] != length:
@@ -362,44 +354,13 @@ class Decoder:
         self._batch = None
 
 
-class _Unpacked(nn.Module):
-    """A step whose batch comes as tensors, which is what can be traced."""
-
-    def __init__(self, step: Step, batch: Batch) -> None:
-        super().__init__()
-        self.step = step
-        self._batch = batch
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        tokens: Tensor = self.step(self._batch.holding(tensors))
-        return tokens
-
-
-def program(step: Step, batch: Batch) -> Callable[..., Tensor]:
-    """The step for batches of this kind, recorded in TorchScript: it takes `batch.tensors`.
-
-    Half of a small model's step is Python's and the dispatcher's time. A recording runs the same operators without
-    either, and without the interpreter lock, which a busy server's other threads want too. Recording runs nothing that
-    counts: its buffers are put back.
-    """
-    buffers = {name: getattr(step, name) for name in ("codes", "tokens", "step", "position", "mass")}
-    saved = {name: buffer.clone() for name, buffer in buffers.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated in favour of compilers, which users' machines do not have
-        trace: Callable[..., Callable[..., Tensor]] = torch.jit.trace
-        recorded = trace(_Unpacked(step, batch), batch.tensors, check_trace=False)
-    for name, buffer in buffers.items():
-        buffer.copy_(saved[name])
-    return recorded
-
-
-def bytes_a_slot(config: DecoderConfig, max_frames: int, precision: str) -> int:
+def bytes_a_slot(config: DecoderConfig, max_frames: int, precision: str, device: torch.device) -> int:
     """Memory that a request takes: keys and values of its codes, for both branches, and of its prompt; its summed
     conditions."""
     codes = delay.steps(max_frames, config.delays) + (0 if config.cross_attention else PREFIX_MAX)
     positions = 2 * rounded(codes) + (CROSS_MAX if config.cross_attention else 0)
     keys_values = 2 * config.layers * config.dim * positions * (4 if precision == "fp32" else 2)
-    summed = 2 * delay.steps(max_frames, config.delays) * config.dim * DTYPES[precision].itemsize
+    summed = 2 * delay.steps(max_frames, config.delays) * config.dim * activations(precision, device).itemsize
     return keys_values + (summed if config.summed else 0)
 
 
@@ -408,7 +369,7 @@ def _keys_values(
 ) -> tuple[KeysValues, KeysValues | None]:
     """Of the codes, two rows a request, and of the prompts, one."""
     kind: type[KeysValues] = Bags if device.type == "cpu" else Dense
-    half = torch.float16 if device.type == "cpu" else DTYPES[precision]
+    half = torch.float16 if device.type == "cpu" else activations(precision, device)
     dtype = torch.float32 if precision == "fp32" else half
 
     def keep(rows: int, length: int) -> KeysValues:

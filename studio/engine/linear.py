@@ -97,18 +97,39 @@ class Int8Linear(nn.Module):
         return y, scale
 
 
+class Int8WeightLinear(Linear):
+    """Weights in 8 bits with a scale for each output; x stays as it is. For GPUs, where reading the weights is what a
+    step waits for."""
+
+    scale: Tensor  # [out]
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+        """`weight`: [out, in]; `dtype`: of x."""
+        scale = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
+        super().__init__((weight.float() / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale.to(dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch._weight_int8pack_mm(x, self.weight, self.scale)
+
+
 Projection = Linear | Int8Linear
 
 
 def linear(weight: Tensor, precision: str) -> Projection:
     """The fastest projection in this precision for this weight [out, in], whose device it stays on."""
     if precision == "int8":
-        return Int8Linear(weight)
-    cast = weight.to(DTYPES[precision])
+        on_cpu = weight.device.type == "cpu"
+        return Int8Linear(weight) if on_cpu else Int8WeightLinear(weight, activations(precision, weight.device))
+    cast = weight.to(activations(precision, weight.device))
     return PackedLinear(cast) if weight.device.type == "cpu" and _packs(cast.dtype) else Linear(cast)
 
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}  # of activations
+def activations(precision: str, device: torch.device) -> torch.dtype:
+    """What a decoder of this precision computes in."""
+    if precision == "int8":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def _packed_linear(x: Tensor, weight: Tensor) -> Tensor:

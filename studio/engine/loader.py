@@ -51,7 +51,7 @@ def load_engine(name: str, settings: Settings, progress: LoadProgress) -> Engine
     frames = math.ceil(model.max_duration * model.codec.frame_rate)
     weights_bytes = parameters * BYTES[precision]
     slots = fitting_slots(
-        settings.slots, free_bytes(device) - weights_bytes, bytes_a_slot(model.config, frames, precision)
+        settings.slots, free_bytes(device) - weights_bytes, bytes_a_slot(model.config, frames, precision, device)
     )
     return MusicGenEngine(model, device, precision, slots)
 

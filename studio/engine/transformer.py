@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from studio.engine.attention import KeysValues, Reach
-from studio.engine.linear import DTYPES, Projection, linear
+from studio.engine.linear import Projection, activations, linear
 
 MONO_DELAYS = (0, 1, 2, 3)
 STEREO_DELAYS = (0, 0, 1, 1, 2, 2, 3, 3)
@@ -153,7 +153,7 @@ class Transformer(nn.Module):
             return lm[name].detach().to(device)
 
         self.config = config
-        dtype, codebooks = DTYPES[precision], range(config.codebooks)
+        dtype, codebooks = activations(precision, device), range(config.codebooks)
         embedding = torch.cat([get(f"emb.{k}.weight").to(dtype) for k in codebooks])
         self.register_buffer("embedding", embedding, persistent=False)
         offsets = torch.arange(config.codebooks, device=device) * (config.cardinality + 1)
@@ -220,5 +220,6 @@ def _prompt_projection(config: DecoderConfig, get: Get, precision: str) -> Proje
 
 
 def _norm(config: DecoderConfig, get: Get, name: str, precision: str) -> Norm:
-    dtype = DTYPES[precision]
-    return Norm(get(f"{name}.weight").to(dtype), get(f"{name}.bias").to(dtype), config.norm_eps)
+    weight, bias = get(f"{name}.weight"), get(f"{name}.bias")
+    dtype = activations(precision, weight.device)
+    return Norm(weight.to(dtype), bias.to(dtype), config.norm_eps)
