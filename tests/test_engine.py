@@ -228,9 +228,11 @@ def test_the_slots_follow_from_the_memory_free(free_gib: float, slots: int) -> N
     assert fitting_slots(8, int(free_gib * 2**30), 2**30) == slots
 
 
-def test_a_slot_takes_the_memory_that_is_planned_for_it() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_slot_takes_the_memory_that_is_planned_for_it(precision: str) -> None:
+    cpu = torch.device("cpu")
+    held = MusicGenEngine(model(Steps()), cpu, precision, 3)._decoder._step
+    assert held.prompts is not None
+    kept = [getattr(each, name, None) for each in (held.own, held.prompts) for name in ("cells", "scales")]
     config = DecoderConfig(dim=DIM, heads=2, layers=2, ffn=32, cardinality=64)
-    step = engine(slots=3)._decoder._step
-    assert step.prompts is not None
-    held = sum(cells.nbytes for cells in (step.own.cells, step.prompts.cells))
-    assert held == 3 * bytes_a_slot(config, 200, "fp32", torch.device("cpu"))
+    assert sum(each.nbytes for each in kept if each is not None) == 3 * bytes_a_slot(config, 200, precision, cpu)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from studio.engine import delay
-from studio.engine.attention import Bags, Dense, KeysValues, Reach, hide, rounded
+from studio.engine.attention import Bags, ByteBags, Dense, KeysValues, Reach, hide, rounded
 from studio.engine.linear import activations
 from studio.engine.model import Conditions
 from studio.engine.recording import recorder
@@ -359,7 +359,8 @@ def bytes_a_slot(config: DecoderConfig, max_frames: int, precision: str, device:
     conditions."""
     codes = delay.steps(max_frames, config.delays) + (0 if config.cross_attention else PREFIX_MAX)
     positions = 2 * rounded(codes) + (CROSS_MAX if config.cross_attention else 0)
-    keys_values = 2 * config.layers * config.dim * positions * (4 if precision == "fp32" else 2)
+    kind, dtype = _layout(precision, device)
+    keys_values = config.layers * config.heads * positions * kind.position_bytes(config.head_dim, dtype)
     summed = 2 * delay.steps(max_frames, config.delays) * config.dim * activations(precision, device).itemsize
     return keys_values + (summed if config.summed else 0)
 
@@ -368,11 +369,18 @@ def _keys_values(
     config: DecoderConfig, slots: int, length: int, device: torch.device, precision: str
 ) -> tuple[KeysValues, KeysValues | None]:
     """Of the codes, two rows a request, and of the prompts, one."""
-    kind: type[KeysValues] = Bags if device.type == "cpu" else Dense
-    half = torch.float16 if device.type == "cpu" else activations(precision, device)
-    dtype = torch.float32 if precision == "fp32" else half
+    kind, dtype = _layout(precision, device)
 
     def keep(rows: int, length: int) -> KeysValues:
         return kind(config.layers, rows, config.heads, length, config.head_dim, device, dtype)
 
     return keep(2 * slots, length), keep(slots, CROSS_MAX) if config.cross_attention else None
+
+
+def _layout(precision: str, device: torch.device) -> tuple[type[KeysValues], torch.dtype]:
+    """How keys and values are stored, and the numbers that attention computes with."""
+    if device.type != "cpu":
+        return Dense, activations(precision, device)
+    if precision == "int8":
+        return ByteBags, torch.float32
+    return Bags, torch.float32 if precision == "fp32" else torch.float16
