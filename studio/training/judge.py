@@ -82,7 +82,7 @@ class Listener(Protocol):
 class Judge:
     """Trained, with how often it is right about held-out music of its own kind."""
 
-    network: nn.Module
+    network: nn.Sequential
     mean: Tensor
     deviation: Tensor
     names: dict[str, list[str]]
@@ -96,6 +96,12 @@ class Judge:
         return {
             field: names[int(part.argmax())] for (field, names), part in zip(self.names.items(), parts, strict=True)
         }
+
+    @torch.no_grad()
+    def embed(self, audio: Audio) -> Tensor:
+        """The hidden layer [D] when it hears a clip [T]."""
+        hidden: Tensor = self.network[:-1](((features(audio) - self.mean) / self.deviation)[None])[0]
+        return hidden
 
     @classmethod
     def learn(cls, pieces: int, soundfont: Path, codec: SpectralCodec, cache: Path) -> Judge:
@@ -119,7 +125,7 @@ class Judge:
         return dict(zip(FIELDS, (round(share, 3) for share in shares), strict=True))
 
 
-def _fit(x: Tensor, y: Tensor, sizes: list[int]) -> nn.Module:
+def _fit(x: Tensor, y: Tensor, sizes: list[int]) -> nn.Sequential:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Dropout(0.2), nn.Linear(x.shape[1], WIDTH), nn.GELU(), nn.Dropout(0.4),
                             nn.Linear(WIDTH, sum(sizes)))  # fmt: skip
