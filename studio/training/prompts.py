@@ -23,7 +23,7 @@ UNSEEN = {
     "stormy": "dramatic",
     "spooky": "eerie",
     "creepy": "sinister",
-    "haunted house": "mysterious",
+    "ghostly": "mysterious",
     "grim": "dark",
     "funeral": "mournful",
     "dreary": "sad",
