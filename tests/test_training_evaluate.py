@@ -210,6 +210,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_play_what_one_does_and_the_codes_are_the_audio_s(bundle: Path) -> None:
     requests = [GenerationRequest(prompt=f"piano {n}", duration=1.0 + 0.2 * n, seed=n) for n in range(3)]
     alone = Musician(bundle, slots=2).play(requests)
