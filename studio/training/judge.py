@@ -139,7 +139,7 @@ def _fit(x: Tensor, y: Tensor, sizes: list[int]) -> nn.Sequential:
         for rows in torch.split(torch.randperm(len(x)), BATCH):
             others, part = rows[torch.randperm(len(rows))], share.sample((len(rows), 1))
             mixed, wanted = (part * each[rows] + (1 - part) * each[others] for each in (x, truths))
-            scores = zip(network(mixed).split(sizes, dim=1), wanted.split(sizes, dim=1), strict=True)
+            scores = zip(*(torch.split(each, sizes, dim=1) for each in (network(mixed), wanted)), strict=True)
             loss = torch.stack([F.cross_entropy(found, true, label_smoothing=SMOOTHED) for found, true in scores]).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
