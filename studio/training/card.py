@@ -65,15 +65,17 @@ def _headlines(found: Figures) -> Iterator[str]:
             each.title, f"{now:{each.form}}", "–" if then is None else f"{then:{each.form}}",
             f"{beside:{each.form}} {each.what}",
         )  # fmt: skip
+    yield ""
+    yield "The version before has the figures of its own evaluation. What each means stands below."
 
 
 def _adherence(found: Figures) -> Iterator[str]:
-    settings, drums = found["settings"], found["adherence"]["drums"]["of_each"]
+    settings = found["settings"]
+    drums = ", ".join(f"{wish} {share:.0%}" for wish, share in found["adherence"]["drums"]["of_each"].items())
     yield (
         f"{settings['prompts']} prompts in wordings that no caption has, {settings['seeds']} clips of "
         f"{settings['seconds']:g} s each. The judge learned from music rendered with another soundfont. By chance: "
-        f"clips of any prompts. Asked for drums, {drums['drums']:.0%} have some; asked for none, {drums['none']:.0%} "
-        "have none."
+        f"clips of any prompts. Of clips asked for drums or none, so many are: {drums}."
     )
     yield ""
     yield from _head("asked for", "clips", "heard", "each seed", "by chance", "the judge, on held-out music")
