@@ -37,6 +37,7 @@ HELD_OUT_SHARE = 1 / 6
 WINDOW, HOP, BANDS = 1024, 320, 48
 SHORTEST_LAG, LONGEST_LAG = 20, 150  # hops: 300 to 40 beats a minute
 EPOCHS, BATCH, WIDTH = 60, 64, 256
+LEARNING_RATE, MIXED, SMOOTHED = 1e-3, 0.4, 0.1
 
 
 def truth_of_piece(description: Description) -> Truth:
@@ -82,7 +83,7 @@ class Listener(Protocol):
 class Judge:
     """Trained, with how often it is right about held-out music of its own kind."""
 
-    network: nn.Module
+    network: nn.Sequential
     mean: Tensor
     deviation: Tensor
     names: dict[str, list[str]]
@@ -96,6 +97,12 @@ class Judge:
         return {
             field: names[int(part.argmax())] for (field, names), part in zip(self.names.items(), parts, strict=True)
         }
+
+    @torch.no_grad()
+    def embed(self, audio: Audio) -> Tensor:
+        """The hidden layer [D] when it hears a clip [T]."""
+        hidden: Tensor = self.network[:-1](((features(audio) - self.mean) / self.deviation)[None])[0]
+        return hidden
 
     @classmethod
     def learn(cls, pieces: int, soundfont: Path, codec: SpectralCodec, cache: Path) -> Judge:
@@ -119,15 +126,21 @@ class Judge:
         return dict(zip(FIELDS, (round(share, 3) for share in shares), strict=True))
 
 
-def _fit(x: Tensor, y: Tensor, sizes: list[int]) -> nn.Module:
+def _fit(x: Tensor, y: Tensor, sizes: list[int]) -> nn.Sequential:
+    """Learns from mixtures of two clips, whose truths are mixed alike (Zhang et al., mixup, 2018): there are few."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Dropout(0.2), nn.Linear(x.shape[1], WIDTH), nn.GELU(), nn.Dropout(0.4),
                             nn.Linear(WIDTH, sum(sizes)))  # fmt: skip
-    optimiser = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.05)
-    for _ in range(EPOCHS):
+    optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.05)
+    truths = torch.cat([F.one_hot(y[:, n], size) for n, size in enumerate(sizes)], dim=1).float()
+    share = torch.distributions.Beta(MIXED, MIXED)
+    for epoch in range(EPOCHS):
+        optimiser.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, 2 * (1 - epoch / EPOCHS))
         for rows in torch.split(torch.randperm(len(x)), BATCH):
-            parts = network(x[rows]).split(sizes, dim=1)
-            loss = torch.stack([F.cross_entropy(part, y[rows, n]) for n, part in enumerate(parts)]).sum()
+            others, part = rows[torch.randperm(len(rows))], share.sample((len(rows), 1))
+            mixed, wanted = (part * each[rows] + (1 - part) * each[others] for each in (x, truths))
+            scores = zip(*(torch.split(each, sizes, dim=1) for each in (network(mixed), wanted)), strict=True)
+            loss = torch.stack([F.cross_entropy(found, true, label_smoothing=SMOOTHED) for found, true in scores]).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

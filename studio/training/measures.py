@@ -31,7 +31,12 @@ MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
 
 def statistics(clips: Sequence[Audio]) -> dict[str, float]:
     """The mean of each measure over clips."""
-    return {name: round(float(np.mean([measure(clip) for clip in clips])), 4) for name, measure in MEASURES.items()}
+    return {name: mean([measure(clip) for clip in clips]) for name, measure in MEASURES.items()}
+
+
+def mean(values: Sequence[float]) -> float:
+    """Rounded as it is written down."""
+    return round(float(np.mean(values)), 4)
 
 
 def level(clip: Audio) -> float:
@@ -41,7 +46,7 @@ def level(clip: Audio) -> float:
 
 def flatness(clip: Audio) -> float:
     """Geometric over arithmetic mean of the power spectrum, over time: 0 a tone, 1 noise."""
-    power = _spectrum(clip, FLATNESS_WINDOW, FLATNESS_WINDOW // 4).square() + 1e-10
+    power = spectrum(clip, FLATNESS_WINDOW, FLATNESS_WINDOW // 4).square() + 1e-10
     return float((power.log().mean(0).exp() / power.mean(0)).mean())
 
 
@@ -72,35 +77,63 @@ def tempo(clip: Audio) -> float:
 
 
 def onsets(clip: Audio) -> float:
-    """Onsets a second: peaks of their strength above one deviation over the mean."""
+    """Onsets a second."""
+    return len(onset_peaks(clip)) * SAMPLE_RATE / len(clip)
+
+
+def onset_peaks(clip: Audio) -> list[float]:
+    """When something begins, in seconds: peaks of the onsets' strength above one deviation over the mean."""
     strength = onset_strength(clip)
     peaks = torch.nn.functional.max_pool1d(strength[None, None], 2 * ONSET_GAP + 1, 1, ONSET_GAP)[0, 0] == strength
     found = peaks & (strength > strength.mean() + strength.std())
-    return float(found.sum()) * SAMPLE_RATE / len(clip)
+    times: list[float] = (found.nonzero()[:, 0] * HOP / SAMPLE_RATE).tolist()
+    return times
+
+
+def brightness(clip: Audio) -> float:
+    """Where the middle of the spectrum's magnitudes lies, in octaves over 440 Hz."""
+    magnitudes = spectrum(clip, FLATNESS_WINDOW, FLATNESS_WINDOW // 4).sum(1)
+    frequencies = torch.fft.rfftfreq(FLATNESS_WINDOW, 1 / SAMPLE_RATE)
+    centroid = (frequencies * magnitudes).sum() / (magnitudes.sum() + 1e-9)
+    return float((centroid / 440 + 1e-3).log2())
 
 
 def key(clip: Audio) -> float:
     """Correlation of the pitch classes with the best of 24 keys; noise and clusters have little."""
+    return max(_fit(chroma(clip), mode) for mode in (MAJOR, MINOR))
+
+
+def major(clip: Audio) -> float:
+    """How much better the best major key fits than the best minor one."""
     found = chroma(clip)
-    profiles = [np.roll(mode, tonic) for mode in (MAJOR, MINOR) for tonic in range(12)]
-    return max(float(np.corrcoef(found, profile)[0, 1]) for profile in profiles)
+    return _fit(found, MAJOR) - _fit(found, MINOR)
+
+
+def _fit(classes: npt.NDArray[np.float64], mode: Sequence[float]) -> float:
+    return max(float(np.corrcoef(classes, np.roll(mode, tonic))[0, 1]) for tonic in range(12))
 
 
 def chroma(clip: Audio) -> npt.NDArray[np.float64]:
     """How much of each pitch class [12], C first."""
-    frequencies = torch.fft.rfftfreq(CHROMA_WINDOW, 1 / SAMPLE_RATE)
-    heard = (frequencies > LOWEST_HZ) & (frequencies < HIGHEST_HZ)
-    classes = (12 * (frequencies[heard] / 440).log2() + 9).round().long() % 12
-    strength = _spectrum(clip, CHROMA_WINDOW, CHROMA_WINDOW // 2)[heard].sqrt().sum(1)
-    found = torch.zeros(12).index_add(0, classes, strength) / classes.bincount(minlength=12)
+    found = pitch_classes(spectrum(clip, CHROMA_WINDOW, CHROMA_WINDOW // 2)).sum(1)
     classes_heard: npt.NDArray[np.float64] = found.double().numpy() + 1e-9 * np.arange(12)  # silence has no deviation
     return classes_heard
 
 
+def pitch_classes(magnitudes: Tensor) -> Tensor:
+    """How much of each pitch class [12, L], C first, spectra of CHROMA_WINDOW [bins, L] have."""
+    frequencies = torch.fft.rfftfreq(CHROMA_WINDOW, 1 / SAMPLE_RATE)
+    heard = (frequencies > LOWEST_HZ) & (frequencies < HIGHEST_HZ)
+    classes = (12 * (frequencies[heard] / 440).log2() + 9).round().long() % 12
+    found = torch.zeros(12, magnitudes.shape[1]).index_add(0, classes, magnitudes[heard].sqrt())
+    each: Tensor = found / classes.bincount(minlength=12)[:, None]
+    return each
+
+
 def onset_strength(clip: Audio) -> Tensor:
     """How much louder the bands become, every hundredth of a second [L]."""
-    spectrum = (_spectrum(clip, 1024, HOP) + 1e-2).log()
-    return spectrum.diff(dim=1).clamp(min=0).mean(0)
+    loudness = (spectrum(clip, 1024, HOP) + 1e-2).log()
+    return loudness.diff(dim=1).clamp(min=0).mean(0)
 
 
 def periodicity(strength: Tensor) -> Tensor:
@@ -112,7 +145,7 @@ def periodicity(strength: Tensor) -> Tensor:
     return scaled
 
 
-def _spectrum(clip: Audio, window: int, hop: int) -> Tensor:
+def spectrum(clip: Audio, window: int, hop: int) -> Tensor:
     """Magnitudes [window / 2 + 1, L]."""
     samples = torch.from_numpy(np.ascontiguousarray(clip))
     return torch.stft(samples, window, hop, window=torch.hann_window(window), return_complex=True).abs()
