@@ -137,3 +137,10 @@ def test_an_attribute_has_one_value_or_several() -> None:
     assert found[0, :2].sum().item() == pytest.approx(1)
     assert (found[0, 2:4] > 0.9).all()
     assert expected(scores, 2.0)[0, 1] > found[0, 1]
+
+
+def test_what_a_prompt_lets_expect_can_be_seen(encoder: PromptEncoder) -> None:
+    seen = encoder.expectations("sad piano")
+    assert {name: set(odds) for name, odds in seen.items()} == {name: set(v) for name, v in ATTRIBUTES.items()}
+    assert sum(seen["metre"].values()) == pytest.approx(1, abs=1e-5)
+    assert all(0 < odds < 1 for odds in seen["instruments"].values())

@@ -119,12 +119,13 @@ class Reader(nn.Module):
 
 def expected(scores: Mapping[str, Tensor], sharpness: float = 1.0) -> Tensor:
     """The probability of each value of each attribute that is not clocked [B, A], of scores [B, values]."""
-    rows = [
-        (sharpness * each).sigmoid() if name in SEVERAL else (sharpness * each).softmax(-1)
-        for name, each in scores.items()
-        if name not in CLOCKED
-    ]
+    rows = [_odds(name, sharpness * each) for name, each in scores.items() if name not in CLOCKED]
     return torch.cat(rows, dim=-1)
+
+
+def _odds(name: str, scores: Tensor) -> Tensor:
+    """The probability of each value of one attribute, of its scores [..., values]."""
+    return scores.sigmoid() if name in SEVERAL else scores.softmax(-1)
 
 
 def attribute_count(attributes: Attributes) -> int:
@@ -174,6 +175,15 @@ class PromptEncoder:
     def encode_at(self, prompt: str, metre: Metre, steps: int) -> Conditions:
         """The prompt in a metre that is known."""
         return self._conditions(*self._read(prompt), metre, steps)
+
+    @torch.inference_mode()
+    def expectations(self, prompt: str) -> dict[str, dict[str, float]]:
+        """How likely the prompt makes each value of each attribute."""
+        _, scores = self._read(prompt)
+        return {
+            name: dict(zip(values, _odds(name, scores[name])[0].tolist(), strict=True))
+            for name, values in self._reader.attributes.items()
+        }
 
     def _read(self, prompt: str) -> tuple[Tensor, dict[str, Tensor]]:
         """What cross-attention reads [1, S, dim], and scores of attributes [1, values]."""

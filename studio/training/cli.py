@@ -106,6 +106,14 @@ def evaluate(folder: Folder = WORK, assets: Assets = BUNDLE, recipe: RecipeFile 
     measure(numbers.evaluate, place, assets)
 
 
+@app.command()
+def showcase(assets: Assets = BUNDLE) -> None:
+    """Play ten prompts into `showcase/` beside the bundled model, as MP3s."""
+    from studio.training.showcase import write
+
+    write(assets, assets.parent / "showcase")
+
+
 @app.command(name="all")
 def everything(folder: Folder = WORK, assets: Assets = BUNDLE, recipe: RecipeFile = None) -> None:
     """All of it in order; what is finished is not done again."""
@@ -117,6 +125,7 @@ def everything(folder: Folder = WORK, assets: Assets = BUNDLE, recipe: RecipeFil
     lm(folder, recipe)
     export(folder, assets, recipe)
     evaluate(folder, assets, recipe)
+    showcase(assets)
 
 
 def _begin(folder: Path, recipe: Path | None) -> tuple[Recipe, Place]:
