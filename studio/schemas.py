@@ -249,6 +249,13 @@ class TrackInfo(View):
     format: str = Field(examples=["wav"])
 
 
+class ClipView(TrackInfo):
+    """A clip that somebody brought: `continue_from` takes its id."""
+
+    clip_id: str
+    format: str = Field(examples=["flac"])
+
+
 class JobView(View):
     """A job as every surface shows it."""
 
@@ -267,6 +274,8 @@ class JobView(View):
     seed: int
     priority: int = 0
     after: list[str] = Field([], description="The jobs that must be completed before this one starts.")
+    continue_from: str | None = Field(None, description="The job or clip that it goes on from.")
+    continue_seconds: float | None = Field(None, description="How much of that is kept, from its beginning.")
     retry_count: int
     queue_position: int | None = Field(
         None,

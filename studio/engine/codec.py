@@ -1,4 +1,5 @@
-"""Codes become audio, and audio codes: audiocraft's EnCodec and the bundled model's codec behind one interface. Knows no prompts."""
+"""Codes become audio, and audio codes: audiocraft's EnCodec and the bundled model's codec behind one interface. Knows
+no prompts."""
 
 from __future__ import annotations
 

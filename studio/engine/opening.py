@@ -83,7 +83,7 @@ def _own_codes(piece: Piece, codec: Codec, cardinality: int, frames: int) -> Ten
     codes = piece.codes
     if codes is None or codes.ndim != 2 or codes.shape[0] != codec.codebooks or codes.shape[1] < frames:
         return None
-    return torch.from_numpy(codes) if 0 <= codes.min() and codes.max() < cardinality else None
+    return torch.from_numpy(codes) if codes.min() >= 0 and codes.max() < cardinality else None
 
 
 def _gain(decoded: Tensor, audio: Tensor, end: int, sample_rate: int) -> float | None:
