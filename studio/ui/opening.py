@@ -83,7 +83,8 @@ class Opening:
             shows = [values.get(name, gr.skip()) for name in ("prompt", *names)]
             return source, cards.opening(source.title if source else None), _slider(source), *shows
 
-        gr.on([self._strip.click, *(html.click for html in shown)], act, None, filled, **QUIET)
+        clicks = [self._strip.click, *(html.click for html in shown)]
+        gr.on(clicks, act, None, filled, trigger_mode="multiple", **QUIET)  # also while another click is answered
 
     def _chosen(self, name: str, what: str) -> tuple[Source | None, dict[str, Any]]:
         """What a click means: the source from now on, and what the form's controls become."""
