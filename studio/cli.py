@@ -65,10 +65,17 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="the same seed gives the same audio")] = None,
     model: Annotated[str | None, typer.Option(help="a name in the catalogue")] = None,
     output: Annotated[Path | None, typer.Option(help="copy the audio to this file")] = None,
+    continue_from: Annotated[str | None, typer.Option(help="go on from this audio file, job or clip")] = None,
+    continue_seconds: Annotated[float | None, typer.Option(help="how much of it is kept, from its beginning")] = None,
 ) -> None:
     """Make one track, with a progress bar, and print where it lies."""
     with errors_to_sentences(), Studio(Settings()) as studio:
-        request = GenerationRequest(prompt=prompt, duration=duration, seed=seed, model=model)
+        if continue_from and Path(continue_from).is_file():
+            continue_from = studio.keep_clip(Path(continue_from).read_bytes()).clip_id
+        request = GenerationRequest(
+            prompt=prompt, duration=duration, seed=seed, model=model, continue_from=continue_from,
+            continue_seconds=continue_seconds,
+        )  # fmt: skip
         job = _follow(studio, studio.submit(request).job_id)
         if job.status is not JobStatus.COMPLETED or job.file_url is None:
             raise StudioError(f"{job.status}: {job.error_message}")

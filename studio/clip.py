@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -19,3 +20,12 @@ class Clip:
     def duration(self) -> float:
         """Seconds."""
         return float(self.samples.shape[1] / self.sample_rate)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A clip that somebody goes on from, and what is known of how it was made."""
+
+    clip: Clip
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    codes: npt.NDArray[np.int64] | None = None  # [K, F], whose decoding it is, or was before its loudness was changed

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from studio import health
+from studio.audio import clips
 from studio.audio.bundle import bundle
 from studio.audio.files import collect_orphans, track_name
 from studio.engine import catalog
@@ -40,6 +41,7 @@ from studio.schemas import (
     BatchRequest,
     BatchView,
     CancelResult,
+    ClipView,
     DeliveryView,
     GenerationRequest,
     HealthReport,
@@ -75,6 +77,7 @@ logger = logging.getLogger(__name__)
 
 FILES_URL = "/api/v1/files/"
 WATCH_INTERVAL_S = 0.1
+ADDED_MIN_S = 0.1  # what a continuation adds to what it keeps
 SEED_DRAWN_MAX = 2**31  # short enough to read out loud
 
 Accepted = TypeVar("Accepted", bound=View)
@@ -161,7 +164,8 @@ class Studio:
         more is stored, nothing more counts against the limit.
 
         Raises:
-            RateLimited; InvalidRequest (no such model; `after` names no job; the key came with another request).
+            RateLimited; InvalidRequest (no such model; `after` names no job; nothing to continue from; the key came
+            with another request).
         """
 
         def answer(jobs: list[Job], places: dict[str, Place]) -> JobAccepted:
@@ -222,14 +226,45 @@ class Studio:
         """Refuse what `submit` would refuse, as far as that is known before; `#1` and so on are taken on trust.
 
         Raises:
-            InvalidRequest: no such model; `after` names no job; no webhook goes there.
+            InvalidRequest: no such model; `after` names no job; nothing to continue from; no webhook goes there.
         """
         self._check(request)
+        self._kept(request)
         asked = [name for name in request.after if not name.startswith("#")]
         known = {job.job_id for job in self._queue.changed(asked, -1)} if asked else set()
         for name in asked:
             if name not in known:
                 raise InvalidRequest("after", f"There is no job {name!r}.")
+
+    def keep_clip(self, data: bytes, client: str | None = None) -> ClipView:
+        """Keep an audio file that somebody brought, for `continue_from`. It counts as a request.
+
+        Raises:
+            RateLimited; InvalidRequest when it is no audio, or too much; DiskFull.
+        """
+        self._charge(client, 1)
+        clip = clips.keep(self.settings, data)
+        logger.info("Clip kept: %s", clip.clip_id)
+        return clip
+
+    def length_of(self, name: str) -> float:
+        """Seconds of what a request may continue: a completed job's music, or a clip. Raises InvalidRequest."""
+        seconds = clips.length(self.settings, name)
+        if seconds is not None:
+            return seconds
+        try:
+            job = self._queue.get(name)
+        except JobNotFound as error:
+            kind = "clip" if name.startswith("clip_") else "job"
+            raise InvalidRequest("continue_from", f"There is no {kind} {name!r}.") from error
+        if job.filename is None or job.track_duration is None:
+            reason = f"The job {name} is {job.status}: only a completed one can be continued."
+            raise InvalidRequest("continue_from", reason)
+        try:
+            self.track_path(job.filename)
+        except JobNotFound as error:
+            raise InvalidRequest("continue_from", f"The audio of {name} is gone.") from error
+        return job.track_duration
 
     def cancel(self, job_id: str, force: bool = False) -> CancelResult:
         """Cancel a job that waits; with `force` also one that is being processed, at its next decode step.
@@ -453,13 +488,15 @@ class Studio:
         )
 
     def _resolve(self, request: GenerationRequest, where: str = "") -> GenerationRequest:
-        """The request with its model and seed. `where`: its place in what was asked for, `requests.3.`, for errors."""
+        """The request with its model, its seed, and how much it keeps of what it continues. `where`: its place in what
+        was asked for, `requests.3.`, for errors."""
         try:
             info = self._check(request)
+            kept = self._kept(request)
         except InvalidRequest as error:
             raise InvalidRequest(where + error.field, error.reason) from error
         seed = secrets.randbelow(SEED_DRAWN_MAX) if request.seed is None else request.seed
-        return request.model_copy(update={"model": info.name, "seed": seed})
+        return request.model_copy(update={"model": info.name, "seed": seed, "continue_seconds": kept})
 
     def _check(self, request: GenerationRequest) -> ModelInfo:
         try:
@@ -468,6 +505,21 @@ class Studio:
             raise InvalidRequest("model", str(error)) from error
         check_url(self.settings, request.webhook_url)
         return info
+
+    def _kept(self, request: GenerationRequest) -> float | None:
+        """How many seconds a request keeps of what it continues. Raises InvalidRequest."""
+        if request.continue_from is None:
+            if request.continue_seconds is not None:
+                raise InvalidRequest("continue_seconds", "says how much is kept of continue_from, which is not given")
+            return None
+        there = self.length_of(request.continue_from)
+        kept = there if request.continue_seconds is None else request.continue_seconds
+        if kept > there:
+            raise InvalidRequest("continue_seconds", f"must be at most {there:g}: there is no more of that music")
+        if request.duration < kept + ADDED_MIN_S:
+            reason = f"must be more than the {kept:g} s that are kept: ask for more, or keep less"
+            raise InvalidRequest("duration", reason)
+        return kept
 
     def _put(
         self,

@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
 )
 
+CONTINUE_MIN_S = 0.5
 PROMPT_MIN, PROMPT_MAX = 3, 500  # characters, after trimming
 DURATION_MIN_S, DURATION_MAX_S, DURATION_DEFAULT_S = 1.0, 30.0, 8.0
 BATCH_MAX = 10
@@ -179,6 +180,14 @@ class GenerationRequest(Model):
         description="Jobs (by `job_id`) that must be completed before this one starts; when one fails or is cancelled, "
         "this one fails. In a batch, `#1` is its first request; only earlier ones can be named.",
     )
+    continue_from: str | None = Field(
+        None, min_length=1, max_length=40,
+        description="Go on from this music: a completed job (by `job_id`), or a clip of your own (`clip_id`).",
+    )  # fmt: skip
+    continue_seconds: float | None = Field(
+        None, ge=CONTINUE_MIN_S, le=DURATION_MAX_S,
+        description="How much of it is kept, from its beginning; absent, all of it. `duration` is the whole's.",
+    )  # fmt: skip
     webhook_url: WebAddress | None = Field(
         None,
         description="Where to POST the job once it has ended, signed; see the README. http or https.",
@@ -240,6 +249,13 @@ class TrackInfo(View):
     format: str = Field(examples=["wav"])
 
 
+class ClipView(TrackInfo):
+    """A clip that somebody brought: `continue_from` takes its id."""
+
+    clip_id: str
+    format: str = Field(examples=["flac"])
+
+
 class JobView(View):
     """A job as every surface shows it."""
 
@@ -258,6 +274,8 @@ class JobView(View):
     seed: int
     priority: int = 0
     after: list[str] = Field([], description="The jobs that must be completed before this one starts.")
+    continue_from: str | None = Field(None, description="The job or clip that it goes on from.")
+    continue_seconds: float | None = Field(None, description="How much of that is kept, from its beginning.")
     retry_count: int
     queue_position: int | None = Field(
         None,

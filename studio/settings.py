@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     )
     webhook_timeout_seconds: float = Field(10.0, gt=0, le=300, description="Time for a webhook's receiver to answer.")
 
+    clip_max_mb: float = Field(
+        20.0, gt=0, le=500, description="Largest audio file that may be brought to go on from, in MB."
+    )
+
     min_free_disk_gb: float = Field(1.0, ge=0, description="Less free space than this is unhealthy.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity logged.")
     log_format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for programs.")
@@ -141,6 +145,11 @@ class Settings(BaseSettings):
     def audio_dir(self) -> Path:
         """Where finished audio lies."""
         return self.data_dir.resolve() / "audio"
+
+    @property
+    def clips_dir(self) -> Path:
+        """Where audio lies that somebody brought."""
+        return self.data_dir.resolve() / "clips"
 
     @property
     def weights_dir(self) -> Path:

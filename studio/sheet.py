@@ -23,13 +23,13 @@ from studio.schemas import AFTER_MAX, BATCH_MAX, SEED_MAX, GenerationRequest, de
 
 FIELDS = (
     "prompt", "duration", "seed", "variations", "model", "cfg_coef", "temperature", "top_k", "top_p", "priority",
-    "after", "webhook_url",
+    "after", "continue_from", "continue_seconds", "webhook_url",
 )  # fmt: skip
 ALIASES = {
     "text": "prompt", "seconds": "duration", "length": "duration", "cfg": "cfg_coef", "guidance": "cfg_coef",
     "takes": "variations", "starts_after": "after", "webhook": "webhook_url",
 }  # fmt: skip
-NUMBERS = {"duration", "cfg_coef", "temperature", "top_p"}
+NUMBERS = {"duration", "cfg_coef", "temperature", "top_p", "continue_seconds"}
 WHOLE = {"seed", "variations", "top_k", "priority"}
 FILE_MAX_BYTES = 500_000
 ROWS_MAX = 500

@@ -29,7 +29,7 @@ class Stream:
         self.frames = round(duration * sample_rate)  # a channel, when it is complete
         self.header = wav.header(sample_rate, channels, self.frames)
         self.parts: list[bytes] = []  # only grows; nothing follows once `ended`
-        self.speed = 0.0  # seconds of music a second, as last measured
+        self.speed = 0.0  # seconds of music a second, as last measured; 0 while a continuation has only what was given
         self.ended = False
         self._made = 0  # frames
         self._leveller = Leveller()

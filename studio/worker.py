@@ -24,7 +24,7 @@ from typing import Protocol
 
 import psutil
 
-from studio.audio import loudness
+from studio.audio import clips, loudness
 from studio.audio.files import file_name, write_track
 from studio.backoff import next_attempt_s
 from studio.clip import Clip
@@ -74,6 +74,7 @@ class _InFlight:
     encoded_at: float = field(default_factory=time.monotonic)
     written_at: float = 0.0  # when its progress was last written
     done: float = 0.0  # share of its decode steps
+    given: float = 0.0  # of which so much was not decoded here: what a continuation keeps
     steps: int = 0
     neighbours: int = 0  # requests decoded with it, itself included, summed over its steps
 
@@ -261,7 +262,7 @@ class Worker:
         try:
             self._advance(claim, Step.ENCODING_PROMPT, PROGRESS_LOADED)
             admitted_at = time.monotonic()
-            engine.admit(claim.job_id, claim.request)
+            engine.admit(claim.job_id, claim.request, clips.opening(self._settings, claim.request))
             job = _InFlight(claim, admitted_at)
             with self._lock:
                 self._waiting.remove(claim)
@@ -301,11 +302,13 @@ class Worker:
             match event:
                 case Progress(_, done, total):
                     job.done = done / total
+                    if job.claim.request.continue_from and job.steps == 1:
+                        job.given = job.done
                     self._write_progress(job)
                 case Chunk(_, clip):
                     self._let_hear(job, clip)
-                case Finished(_, clip):
-                    self._save(job, clip)
+                case Finished():
+                    self._save(job, event)
                 case Failed(_, error):
                     raise error
         except Exception as error:
@@ -313,7 +316,8 @@ class Worker:
 
     def _let_hear(self, job: _InFlight, clip: Clip) -> None:
         duration, took_s = job.claim.request.duration, time.monotonic() - job.encoded_at
-        self._streams.push(job.claim.job_id, clip, duration, job.done * duration / max(took_s, 1e-3))
+        speed = (job.done - job.given) * duration / max(took_s, 1e-3)
+        self._streams.push(job.claim.job_id, clip, duration, speed)
 
     def _write_progress(self, job: _InFlight) -> None:
         if time.monotonic() - job.written_at >= PROGRESS_INTERVAL_S:
@@ -326,14 +330,15 @@ class Worker:
         with suppress(*AWAY):
             self._queue.advance(claim, step, progress, loaded_s)
 
-    def _save(self, job: _InFlight, clip: Clip) -> None:
+    def _save(self, job: _InFlight, made: Finished) -> None:
         assert self.engine is not None
         claim = job.claim
         decoded_at = time.monotonic()
         self._observer.step_ended(Step.GENERATING, decoded_at - job.encoded_at)
         self._advance(claim, Step.SAVING, PROGRESS_DECODED)
         path = self._settings.audio_dir / file_name(claim.job_id)
-        info = write_track(path, clip, claim.request, {"precision": self.engine.precision})
+        facts = {"precision": self.engine.precision, **made.recipe}
+        info = write_track(path, made.clip, claim.request, facts, made.codes)
         track = Track(
             **info.model_dump(),
             filename=path.name,

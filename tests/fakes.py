@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from studio.clip import Clip
+from studio.clip import Clip, Piece
 from studio.engine.base import Chunk, Event, Failed, Finished, LoadProgress, Progress
 from studio.errors import ModelNotFound
 from studio.schemas import GenerationRequest
@@ -18,6 +18,7 @@ STEPS_PER_SECOND = 10
 @dataclass
 class _Slot:
     request: GenerationRequest
+    opening: Piece | None
     done: int = 0
 
     @property
@@ -43,10 +44,10 @@ class SineEngine:
     def free_slots(self) -> int:
         return self.slots - len(self._in_flight)
 
-    def admit(self, key: str, request: GenerationRequest) -> None:
+    def admit(self, key: str, request: GenerationRequest, opening: Piece | None = None) -> None:
         assert self.free_slots and key not in self._in_flight
         assert request.seed is not None
-        self._in_flight[key] = _Slot(request)
+        self._in_flight[key] = _Slot(request, opening)
 
     def step(self) -> list[Event]:
         if self._in_flight and self._step_s:
@@ -61,11 +62,11 @@ class SineEngine:
         if "explode" in slot.request.prompt and slot.done == 2:
             del self._in_flight[key]
             return [Failed(key, RuntimeError("the engine exploded"))]
-        clip = sine(slot.request)
+        clip = sine(slot.request, slot.opening)
         events: list[Event] = [Progress(key, slot.done, slot.total), Chunk(key, part(clip, slot.done, slot.total))]
         if slot.done == slot.total:
             del self._in_flight[key]
-            events.append(Finished(key, clip))
+            events.append(Finished(key, clip, np.arange(8).reshape(2, 4), {"bpm": 120.0}))
         return events
 
     def evict(self, key: str) -> None:
@@ -75,11 +76,14 @@ class SineEngine:
         self.closed = True
 
 
-def sine(request: GenerationRequest) -> Clip:
-    """A mono sine of the request's duration; the seed gives the pitch."""
+def sine(request: GenerationRequest, opening: Piece | None = None) -> Clip:
+    """A mono sine of the request's duration; the seed gives the pitch. It begins with what is kept of the opening."""
     assert request.seed is not None
     time = np.arange(round(request.duration * SAMPLE_RATE)) / SAMPLE_RATE
     wave = 0.5 * np.sin(2 * np.pi * (220 + request.seed % 220) * time)
+    if opening:
+        kept = opening.clip.samples[0, : round((request.continue_seconds or 0.0) * SAMPLE_RATE)]
+        wave[: len(kept)] = kept
     return Clip(wave.astype(np.float32)[None], SAMPLE_RATE)
 
 

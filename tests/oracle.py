@@ -70,11 +70,12 @@ class Oracle:
             output = self.lm.compute_predictions(both, [], self.tensors(prompt), keep_only_valid_steps=False)
         return output.logits, output.mask
 
-    def greedy(self, prompt: str, frames: int, cfg_coef: float) -> Tensor:
-        """Codes [K, F] of LMModel.generate without sampling."""
+    def greedy(self, prompt: str, frames: int, cfg_coef: float, given: Tensor | None = None) -> Tensor:
+        """Codes [K, F] of LMModel.generate without sampling, the first of which may be given [K, P]."""
         codes: Tensor = self.lm.generate(
-            conditions=self._attributes(prompt), max_gen_len=frames, use_sampling=False, cfg_coef=cfg_coef, check=True
-        )[0]
+            None if given is None else given[None], self._attributes(prompt), max_gen_len=frames, use_sampling=False,
+            cfg_coef=cfg_coef, check=True,
+        )[0]  # fmt: skip
         return codes
 
     def _attributes(self, *prompts: str | None) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import soundfile
 
 from studio.audio import files
-from studio.audio.files import collect_orphans, read_recipe, write_track
+from studio.audio.files import collect_orphans, read_piece, read_recipe, write_track
 from studio.audio.loudness import PEAK_MAX, TARGET_LUFS, integrated, normalise
 from studio.clip import Clip
 from studio.errors import DiskFull
@@ -91,3 +92,27 @@ def test_only_old_files_that_ended_jobs_do_not_have_are_collected(tmp_path: Path
     assert collected == [".done.wav.part", "failed.wav"]
     left = {".running.wav.part", "a.txt", "done.wav", "running.wav", "young.wav"}
     assert {path.name for path in tmp_path.iterdir()} == left
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_track_carries_its_codes_and_players_pass_over_them(channels: int, tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(0, 2048, (4 * channels, 101))
+    info = write_track(tmp_path / "a.wav", noise(2.0, channels=channels), request(), ENGINE, codes)
+    write_track(tmp_path / "b.wav", noise(2.0, channels=channels), request(), ENGINE)
+    piece, plain = read_piece(tmp_path / "a.wav"), read_piece(tmp_path / "b.wav")
+    assert piece.codes is not None and np.array_equal(piece.codes, codes)
+    assert plain.codes is None
+    assert np.array_equal(piece.clip.samples, plain.clip.samples)
+    assert piece.recipe == plain.recipe
+    content = (tmp_path / "a.wav").read_bytes()
+    assert info.file_size_bytes == len(content) == int.from_bytes(content[4:8], "little") + 8
+    with wave.open(str(tmp_path / "a.wav")) as file:
+        assert (file.getnframes(), file.getnchannels()) == (64_000, channels)
+
+
+@pytest.mark.parametrize("cut", [1, 100, 700, 815])
+def test_damaged_codes_are_none(cut: int, tmp_path: Path) -> None:
+    write_track(tmp_path / "a.wav", noise(), request(), ENGINE, np.ones((4, 101), np.int64))
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content[:-cut])
+    assert read_piece(tmp_path / "a.wav").codes is None

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -88,7 +90,8 @@ class Complaints:
         page.on("request", self._request)
 
     def _console(self, message: ConsoleMessage) -> None:
-        silent = message.location["url"].endswith("/stream")  # a job that failed before it was heard
+        # of a job that failed before it was heard; of a file that is no music
+        silent = message.location["url"].endswith(("/stream", "/clips"))
         if message.type == "error" and not silent:
             self.heard.append(f"console: {message.text}")
 
@@ -266,6 +269,67 @@ def test_again_makes_a_second_job_with_another_seed(page: Page) -> None:
     page.get_by_role("button", name="Again with a new seed").click()
     expect(page.locator(".card")).to_have_count(2)
     assert page.locator(".card").nth(1).get_attribute("data-key") == first
+
+
+def test_a_finished_piece_is_continued_and_let_go_of(page: Page, place: Served) -> None:
+    first = generate(page, "a short beginning", seconds=3, wait="completed")
+    page.fill("#prompt textarea", "something else")
+    page.get_by_role("button", name="Continue", exact=True).click()
+    expect(page.locator("#opening")).to_contain_text("Goes on from a short beginning")
+    expect(page.locator("#prompt textarea")).to_have_value("a short beginning")
+    expect(page.get_by_label("number input for Duration").first).to_have_value("11")
+    expect(page.get_by_label("number input for Keep")).to_have_value("3")
+    page.get_by_label("number input for Keep").fill("2")
+    page.get_by_label("number input for Keep").blur()
+    longer = place.job(generate(page, "a longer end", wait="completed"))
+    assert (longer["continue_from"], longer["continue_seconds"], longer["duration"]) == (first, 2.0, 11.0)
+    expect(page.locator(".card").first).to_contain_text("goes on after 2 s")
+    page.locator(".card").first.locator("[data-do=open]").click()
+    expect(page.locator(".drawer")).to_contain_text(f"the first 2 s of {first}")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Do not go on from it").click()
+    expect(page.get_by_label("number input for Keep")).not_to_be_visible()
+    assert place.job(generate(page, "afresh"))["continue_from"] is None
+
+
+def test_a_piece_is_continued_from_its_drawer_in_another_tab(page: Page) -> None:
+    job_id = generate(page, "found again", seconds=2, wait="completed")
+    open_tab(page, "Queue")
+    page.locator(f'[role=tabpanel] .job[data-key="{job_id}"] .open').click()
+    page.locator(".drawer").get_by_role("button", name="Continue", exact=True).click()
+    expect(page.locator("#opening")).to_contain_text("Goes on from found again")
+    expect(page.locator("#prompt textarea")).to_be_visible()
+    expect(page.locator(".drawer")).to_have_count(0)
+
+
+def test_a_prompt_is_edited_from_the_drawer_of_another_tab(page: Page) -> None:
+    job_id = generate(page, "edit me there", wait="completed")
+    page.fill("#prompt textarea", "something else")
+    open_tab(page, "Queue")
+    page.locator(f'[role=tabpanel] .job[data-key="{job_id}"] .open').click()
+    page.locator(".drawer").get_by_role("button", name="Edit the prompt").click()
+    expect(page.locator("#prompt textarea")).to_be_visible()
+    expect(page.locator("#prompt textarea")).to_have_value("edit me there")
+
+
+def test_a_file_of_ones_own_is_brought_and_what_is_no_music_is_said(page: Page, place: Served, tmp_path: Path) -> None:
+    (tmp_path / "letter.wav").write_bytes(b"Dear studio,")
+    page.set_input_files("[data-bring]", tmp_path / "letter.wav")
+    said = page.locator("#opening [role=status]")
+    expect(said).to_contain_text("This file is no audio that the studio can read: send WAV")
+    soundfile.write(
+        tmp_path / f"my {NASTY.replace('/', '')}.flac", np.random.default_rng(0).normal(0, 0.1, 40_000), 8000
+    )
+    page.set_input_files("[data-bring]", next(tmp_path.glob("*.flac")))
+    expect(page.locator("#opening b")).to_contain_text("${alert(1)}")
+    expect(page.get_by_label("number input for Keep")).to_have_value("5")
+    page.get_by_label("number input for Duration").first.fill("4")
+    page.fill("#prompt textarea", "my own music")
+    page.press("#prompt textarea", "Control+Enter")
+    expect(page.get_by_role("alert")).to_contain_text("Duration: must be more than the 5 s that are kept")
+    job = place.job(generate(page, "my own music", seconds=7, wait="completed"))
+    assert job["continue_from"].startswith("clip_")
+    assert (job["continue_seconds"], job["duration"]) == (5.0, 7.0)
 
 
 def test_two_prompts_asked_for_at_once_are_two_jobs_and_a_double_click_is_one(page: Page) -> None:

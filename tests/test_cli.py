@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from typer.testing import CliRunner
@@ -39,6 +40,19 @@ def test_a_track_is_made_copied_and_named_as_it_is_called(tmp_path: Path) -> Non
     assert said.exit_code == 0, said.output
     assert f"{output}  (1 s, seed 7, " in said.output
     assert soundfile.info(output).duration == 1.0
+
+
+def test_a_file_is_continued_and_how_it_cannot_be_is_said(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "mine.flac", np.random.default_rng(0).normal(0, 0.1, 3 * 16_000), 16_000)
+    given = ["generate", "sad piano", "--duration", "3", "--continue-from", str(tmp_path / "mine.flac")]
+    said = CliRunner().invoke(app, given)
+    assert (said.exit_code, said.output.startswith("duration: must be more than the 3 s")) == (1, True)
+    said = CliRunner().invoke(app, [*given, "--continue-seconds", "1.5", "--output", str(tmp_path / "out.wav")])
+    assert said.exit_code == 0, said.output
+    mine, out = (soundfile.read(tmp_path / name)[0] for name in ("mine.flac", "out.wav"))
+    assert np.corrcoef(mine[:20_000], out[:40_000:2])[0, 1] > 0.8
+    said = CliRunner().invoke(app, ["generate", "sad piano", "--continue-from", "nowhere.flac"])
+    assert (said.exit_code, said.output) == (1, "continue_from: There is no job 'nowhere.flac'.\n")
 
 
 def test_a_copy_that_cannot_be_written_says_where_the_track_is(tmp_path: Path) -> None:

@@ -51,6 +51,17 @@ def test_a_mono_codec_decodes_as_audiocraft_does(tmp_path: Path) -> None:
     torch.testing.assert_close(audio, reference(tmp_path / "codec.bin").decode(codes), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("stereo", [False, True])
+@torch.inference_mode()
+def test_a_codec_encodes_as_audiocraft_does(stereo: bool, tmp_path: Path) -> None:
+    codec = load_exported(tmp_path / "codec.bin", stereo)
+    audio = torch.randn(1, codec.channels, 12 * 640, generator=torch.Generator().manual_seed(2)) / 4
+    codes, mono = codec.encode(audio), reference(tmp_path / "codec.bin")
+    assert codes.shape == (1, codec.codebooks, 12)
+    assert torch.equal(codes[:, 0 :: codec.channels], mono.encode(audio[:, :1])[0])
+    assert torch.equal(codes[:, codec.channels - 1 :: codec.channels], mono.encode(audio[:, -1:])[0])
+
+
 @torch.inference_mode()
 def test_a_stereo_codec_takes_its_codebooks_from_left_and_right_in_turn(tmp_path: Path) -> None:
     codec = load_exported(tmp_path / "codec.bin", stereo=True)
@@ -122,3 +133,5 @@ def test_the_bundled_codec_is_a_codec() -> None:
     codes = random_codes(codec.codebooks)
     assert (codec.sample_rate, codec.channels, codec.frame_rate, codec.codebooks) == (32_000, 1, 50.0, 4)
     torch.testing.assert_close(codec.decode(codes), model.decode(codes), rtol=0, atol=0)
+    audio = codec.decode(codes)
+    assert torch.equal(codec.encode(audio), model.encode(audio))

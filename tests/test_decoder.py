@@ -52,8 +52,10 @@ def finish(decoder: Decoder, keys: list[str]) -> dict[str, Tensor]:
     return codes
 
 
-def decode(decoder: Decoder, conditions: Conditions, frames: int, sampling: Sampling) -> Tensor:
-    decoder.admit("only", conditions, frames, sampling)
+def decode(
+    decoder: Decoder, conditions: Conditions, frames: int, sampling: Sampling, given: Tensor | None = None
+) -> Tensor:
+    decoder.admit("only", conditions, frames, sampling, given)
     return finish(decoder, ["only"])["only"]
 
 
@@ -65,7 +67,7 @@ class Forced(Decoder):
         self.seen: list[Tensor] = []
 
     def _advance(self, batch: Batch) -> None:
-        codes = self.given[None, :, len(self.seen)]
+        codes = self.given[None, :, self._in_flight[0].done]
         self.seen.append(self._step.logits(batch)[0])
         self._step.record(1, codes, torch.ones(codes.shape))
 
@@ -90,6 +92,28 @@ def test_greedy_decoding_with_guidance_gives_audiocrafts_codes(reference: Oracle
     assert torch.equal(ours, reference.greedy(prompt, 100, cfg_coef))
 
 
+@pytest.mark.parametrize("count", [1, 3, 40, 99])
+def test_given_codes_go_on_as_audiocrafts(reference: Oracle, count: int) -> None:
+    given = torch.randint(reference.config.cardinality, (reference.config.codebooks, count))
+    sampling = Sampling(0, cfg_coef=3.0, greedy=True)
+    ours = decode(decoder(reference), reference.conditions("sad piano"), 100, sampling, given)
+    assert torch.equal(ours[:, :count], given)
+    assert torch.equal(ours, reference.greedy("sad piano", 100, 3.0, given))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_codes_given_at_once_are_read_as_step_by_step(reference: Oracle, precision: str) -> None:
+    config, frames = reference.config, 70
+    codes, seen = torch.randint(config.cardinality, (config.codebooks, frames)), []
+    for given in (None, codes[:, :40]):
+        forced = Forced(config, reference.parameters, device=CPU, precision=precision, slots=1, max_frames=frames)
+        forced.force(codes)
+        decode(forced, reference.conditions("flute"), frames, Sampling(0), given)
+        seen.append(torch.stack(forced.seen[-30:]))
+    error = (seen[0] - seen[1]).std() / seen[0].std()
+    assert float(error) < {"fp32": 1e-5, "bf16": 0.02, "int8": 0.02}[precision]
+
+
 def test_audiocrafts_cross_attention_adds_nothing_to_the_null_branch(mono: Oracle) -> None:
     layer = mono.lm.transformer.layers[0]
     queries, nothing = torch.randn(1, 5, MONO.dim), torch.zeros(1, 7, MONO.dim)
@@ -101,12 +125,10 @@ def test_audiocrafts_cross_attention_adds_nothing_to_the_null_branch(mono: Oracl
 def test_the_delay_pattern_is_audiocrafts_and_comes_back(delays: tuple[int, ...]) -> None:
     codes = torch.randint(64, (2, len(delays), 17))
     pattern = audiocraft().modules.codebooks_patterns.DelayedPatternProvider(len(delays), list(delays))
-    theirs, _, carries = pattern.get_pattern(17).build_pattern_sequence(codes, special_token=64)
+    theirs, _, _ = pattern.get_pattern(17).build_pattern_sequence(codes, special_token=64)
     ours = delay.delay(codes, delays, special=64)
     assert torch.equal(ours, theirs)
     assert torch.equal(delay.undelay(ours, delays), codes)
-    steps = torch.arange(delay.steps(17, delays))
-    assert torch.equal(delay.carries_code(steps, torch.full_like(steps, 17), torch.tensor(delays)).T, carries[:, 1:])
 
 
 def rows(*samplings: Sampling, cardinality: int = 64) -> SamplingRows:
@@ -188,9 +210,11 @@ FRAMES = [40, 90, 25, 60]
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_codes_do_not_depend_on_the_neighbours(reference: Oracle, precision: str) -> None:
-    """Four requests, one admitted every seven steps, leaving at different times, against each of them alone."""
+    """Four requests, one admitted every seven steps, one with codes given, leaving at different times, against each of
+    them alone."""
     conditions = [reference.conditions(prompt) for prompt in PROMPTS]
-    requests = list(zip(map(str, range(4)), conditions, FRAMES, SAMPLINGS, strict=True))
+    given = [None, torch.randint(reference.config.cardinality, (reference.config.codebooks, 30)), None, None]
+    requests = list(zip(map(str, range(4)), conditions, FRAMES, SAMPLINGS, given, strict=True))
     alone = {key: decode(decoder(reference, precision=precision), *request) for key, *request in requests}
 
     shared, together = decoder(reference, precision=precision), {}

@@ -73,6 +73,21 @@ def test_a_job_is_the_same_through_every_door(client: Client, server: Served) ->
     assert set(client.predict(api_name="/health")) == set(server.http.get(f"{API}/health").json())
 
 
+def test_a_finished_piece_is_continued(client: Client, server: Served) -> None:
+    first = server.finish(client.predict("sad piano", duration=1, api_name="/generate")["job_id"])
+    asked: dict[str, Any] = {"continue_from": first["job_id"], "continue_seconds": 0.5}
+    job, audio = client.predict("sad piano", duration=2, **asked, api_name="/generate_and_wait")
+    assert {field: job[field] for field in asked} == asked
+    assert soundfile.info(audio).duration == 2.0
+    accepted = client.predict("sad piano", duration=2, **asked, api_name="/generate")
+    assert server.finish(accepted["job_id"])["continue_from"] == first["job_id"]
+    with pytest.raises(AppError, match="continue_from: There is no job 'gen_nothing'"):
+        client.predict("sad piano", continue_from="gen_nothing", api_name="/generate")
+    too_short = {"prompt": "sad piano", "duration": 1, "continue_from": first["job_id"]}
+    with pytest.raises(AppError, match=r"requests\.0\.duration: must be more than the 1 s that are kept"):
+        client.predict([too_short], api_name="/generate_batch")
+
+
 def test_a_batch_goes_in_whole_or_not_at_all(client: Client, server: Served) -> None:
     requests: list[dict[str, Any]] = [{"prompt": "sad piano", "duration": 1}] * 3
     accepted = client.predict(requests, api_name="/generate_batch")

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from studio.clip import Clip
+from studio.clip import Clip, Piece
 from studio.engine.base import Chunk, Engine, Event, Failed, Finished, Progress
 from studio.engine.decoder import bytes_a_slot
+from studio.engine.metre import Metre
 from studio.engine.model import Conditions, LoadedModel
 from studio.engine.musicgen import MusicGenEngine
 from studio.engine.streaming import Stream, Windowed
@@ -28,9 +29,9 @@ DIM = 16
 class Letters:
     """A text encoder that knows the alphabet."""
 
-    def encode(self, prompt: str, steps: int, seed: int) -> Conditions:
+    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None) -> Conditions:
         table = torch.randn(128, DIM, generator=torch.Generator().manual_seed(0))
-        return Conditions(cross=table[[ord(letter) % 128 for letter in prompt]])
+        return Conditions(cross=table[[ord(letter) % 128 for letter in prompt]], metre=metre or Metre(30, "3/4"))
 
 
 @dataclass
@@ -42,6 +43,13 @@ class Steps:
     frame_rate: float = 20.0
     codebooks: int = 4
     breaks: Exception | None = None
+    level_db: float | None = None
+
+    def encode(self, audio: Tensor) -> Tensor:
+        frames = math.ceil(audio.shape[2] / 11)
+        padded = torch.nn.functional.pad(audio, (0, 11 * frames - audio.shape[2]))
+        levels = (64 * padded[:, :, 5::11]).round().long().clamp(0, 63)  # [B, C, F]
+        return levels.repeat_interleave(self.codebooks // self.channels, dim=1)
 
     def decode(self, codes: Tensor) -> Tensor:
         assert codes.shape[:2] == (1, self.codebooks)
@@ -236,3 +244,117 @@ def test_a_slot_takes_the_memory_that_is_planned_for_it(precision: str) -> None:
     kept = [getattr(each, name, None) for each in (held.own, held.prompts) for name in ("cells", "scales")]
     config = DecoderConfig(dim=DIM, heads=2, layers=2, ffn=32, cardinality=64)
     assert sum(each.nbytes for each in kept if each is not None) == 3 * bytes_a_slot(config, 200, precision, cpu)
+
+
+# Going on from a piece
+
+
+def finished(engine: MusicGenEngine, request: GenerationRequest, opening: Piece | None = None) -> Finished:
+    engine.admit("one", request, opening)
+    (event,) = ends(engine).values()
+    assert isinstance(event, Finished), event
+    return event
+
+
+def as_piece(made: Finished, gain: float = 1.0) -> Piece:
+    return Piece(Clip(made.clip.samples * np.float32(gain), made.clip.sample_rate), made.recipe, made.codes)
+
+
+def continuation(seed: int = 2, duration: float = 4.0, kept: float = 2.0) -> GenerationRequest:
+    return request(seed, duration).model_copy(update={"continue_from": "gen_x", "continue_seconds": kept})
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.4])
+def test_a_piece_is_gone_on_from_with_its_own_codes_whatever_its_loudness(gain: float) -> None:
+    first = finished(engine(), request())
+    longer = finished(engine(), continuation(), as_piece(first, gain))
+    assert first.codes is not None and longer.codes is not None
+    assert np.array_equal(longer.codes[:, :40], first.codes)
+    assert longer.clip.samples.shape == (1, 880)
+    np.testing.assert_allclose(longer.clip.samples[:, :440], first.clip.samples, atol=1e-6)
+
+
+def test_a_request_that_goes_on_from_its_own_beginning_is_the_same_piece() -> None:
+    whole = finished(engine(), request(2, 4.0))
+    again = finished(engine(), continuation(kept=1.5), as_piece(whole))
+    assert again.codes is not None and whole.codes is not None
+    assert float((again.codes == whole.codes).mean()) > 0.9  # rounding, which another order of sums has
+
+
+def test_the_same_beginning_with_another_seed_is_a_variation() -> None:
+    first = as_piece(finished(engine(), request(duration=4.0)))
+    one, other = (finished(engine(), continuation(seed), first).clip.samples for seed in (5, 6))
+    assert np.array_equal(one[:, :430], other[:, :430])
+    assert not np.array_equal(one[:, 440:], other[:, 440:])
+
+
+def test_a_continuation_is_heard_from_its_beginning_at_once() -> None:
+    one = engine()
+    one.admit("a", continuation(kept=2.0), as_piece(finished(engine(), request())))
+    events = one.step()
+    assert [type(event) for event in events] == [Progress, Chunk]
+    assert isinstance(events[0], Progress) and (events[0].done, events[0].total) == (41, 83)
+    heard = [event for event in events if isinstance(event, Chunk)]
+    while one.free_slots < 3:
+        events = one.step()
+        heard += [event for event in events if isinstance(event, Chunk)]
+    whole = clip(events[-1])
+    assert heard[0].clip.samples.shape[1] > 1.5 * 220
+    assert np.array_equal(np.concatenate([chunk.clip.samples for chunk in heard], axis=1), whole.samples)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(220, 1), (441, 2), (96, 2)])
+def test_music_of_others_is_encoded_and_kept_as_it_is(rate: int, channels: int) -> None:
+    time = np.arange(3 * rate) / rate
+    ramp = (0.1 + 0.25 * time)[None].repeat(channels, axis=0).astype(np.float32)
+    longer = finished(engine(), continuation(kept=2.03), Piece(Clip(ramp, rate)))
+    own = 0.1 + 0.25 * np.arange(440) / 220
+    np.testing.assert_allclose(longer.clip.samples[0, 30:420], own[30:420], atol=0.01)
+    assert longer.codes is not None
+    levels = 64 * own[5::11]
+    assert np.abs(longer.codes[0, :40] - levels)[3:].max() < 1.5
+
+
+def test_a_codec_hears_strangers_at_the_level_that_it_knows() -> None:
+    quiet = Piece(Clip(np.full((1, 660), 0.01, np.float32), 220))
+    longer = finished(engine(Steps(level_db=-6.0)), continuation(), quiet)
+    np.testing.assert_allclose(longer.clip.samples[0, :420], 10 ** (-6 / 20), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        np.full((4, 200), 63), np.full((4, 200), 64), np.full((4, 200), -1), np.full((3, 200), 1), np.zeros((4, 5)),
+        np.zeros((4, 0)), np.zeros((200,)),
+    ],
+)  # fmt: skip
+def test_codes_that_are_not_the_musics_are_not_believed(codes: np.ndarray) -> None:
+    first = finished(engine(), request())
+    forged = Piece(first.clip, first.recipe, codes.astype(np.int64))
+    longer = finished(engine(), continuation(), forged)
+    honest = finished(engine(), continuation(), Piece(first.clip, first.recipe))
+    assert np.array_equal(longer.clip.samples, honest.clip.samples)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "metre"),
+    [
+        ({"bpm": 75.0, "signature": "6/8"}, (75.0, "6/8")),
+        ({"bpm": 1e300, "signature": "6/8"}, (100.0, "3/4")),
+        ({"bpm": "75", "signature": "6/8"}, (100.0, "3/4")),
+        ({"bpm": 75.0, "signature": "9/4"}, (100.0, "3/4")),
+        ({"bpm": float("nan"), "signature": "4/4"}, (100.0, "3/4")),
+        ({}, (100.0, "3/4")),
+    ],
+)
+def test_a_piece_keeps_its_metre_and_tells_it(recipe: dict[str, object], metre: tuple[float, str]) -> None:
+    first = finished(engine(), request())
+    assert first.recipe == {"bpm": 100.0, "signature": "3/4"}
+    longer = finished(engine(), continuation(), Piece(first.clip, recipe, first.codes))
+    assert (longer.recipe["bpm"], longer.recipe["signature"]) == pytest.approx(metre)
+
+
+def test_a_stereo_model_goes_on_from_mono_and_a_shorter_piece_than_was_said() -> None:
+    stereo = MusicGenEngine(model(Steps(channels=2, codebooks=8), STEREO_DELAYS), torch.device("cpu"), "fp32", 1)
+    one = finished(stereo, continuation(), Piece(Clip(np.full((1, 330), 0.5, np.float32), 220)))
+    np.testing.assert_allclose(one.clip.samples[:, :320], 0.5, atol=1e-6)

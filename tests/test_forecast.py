@@ -50,6 +50,16 @@ def test_waiting_jobs_have_pages_and_can_be_searched(studio: Studio) -> None:
     assert ([job.job_id for job in found.jobs], found.total) == (blocked[:2], 3)
 
 
+def test_the_pace_is_not_learned_from_pieces_that_were_partly_there(tmp_path: Path) -> None:
+    with Studio(Settings(data_dir=tmp_path), load_sine) as studio:
+        first = ask(studio, "a beginning", duration=2.0)
+        assert [job.status for job in studio.watch(first, 60)][-1] is JobStatus.COMPLETED
+        before = studio.forecast([GenerationRequest(prompt="sad piano")])
+        longer = ask(studio, "a long one", duration=30.0, continue_from=first)
+        assert [job.status for job in studio.watch(longer, 60)][-1] is JobStatus.COMPLETED
+        assert studio.forecast([GenerationRequest(prompt="sad piano")]) == before
+
+
 def test_a_forecast_counts_the_queue_and_its_own_work(studio: Studio) -> None:
     request = GenerationRequest(prompt="sad piano", duration=4.0)
     alone = studio.forecast([request])

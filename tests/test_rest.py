@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -179,6 +180,60 @@ def test_an_unknown_batch_is_404(server: Served, batch_id: str) -> None:
     url = f"{API}/batches/{batch_id}"
     for answer in (server.http.get(url), server.http.delete(url), server.http.get(f"{url}/zip")):
         assert (answer.status_code, set(answer.json())) == (404, {"error"})
+
+
+# Going on from music
+
+
+def flac(seconds: float) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.random.default_rng(0).normal(0, 0.1, round(seconds * 8000)), 8000, format="FLAC")
+    return file.getvalue()
+
+
+def test_music_of_ones_own_is_brought_and_continued(server: Served) -> None:
+    answer = server.http.post(f"{API}/clips", content=flac(2.5))
+    assert answer.status_code == 201
+    clip = answer.json()
+    assert set(clip) == {"clip_id", "duration", "sample_rate", "channels", "file_size_bytes", "format"}
+    assert (clip["duration"], clip["sample_rate"], clip["channels"], clip["format"]) == (2.5, 8000, 1, "flac")
+    job = server.finish(server.ask(duration=4.0, continue_from=clip["clip_id"]))
+    assert (job["status"], job["continue_from"], job["continue_seconds"]) == ("completed", clip["clip_id"], 2.5)
+    longer = server.finish(server.ask(duration=3.0, continue_from=job["job_id"], continue_seconds=1.0))
+    assert (longer["status"], longer["continue_seconds"], longer["metadata"]["duration"]) == ("completed", 1.0, 3.0)
+    heard = soundfile.read(io.BytesIO(server.http.get(f"{API}/jobs/{longer['job_id']}/stream").content))[0]
+    assert len(heard) == 24_000
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"continue_from": "gen_nothing"}, "continue_from"),
+        ({"continue_from": "clip_0123456789abcdef0123"}, "continue_from"),
+        ({"continue_from": "../../etc/passwd"}, "continue_from"),
+        ({"continue_from": "\udcff"}, "continue_from"),
+        ({"continue_from": ""}, "continue_from"),
+        ({"continue_from": 7}, "continue_from"),
+        ({"continue_seconds": 2}, "continue_seconds"),
+        ({"continue_seconds": 0.1}, "continue_seconds"),
+        ({"continue_from": "{done}", "duration": 1}, "duration"),
+        ({"continue_from": "{done}", "duration": 4, "continue_seconds": 3}, "continue_seconds"),
+    ],
+)
+def test_what_cannot_be_continued_names_its_field(server: Served, asked: dict[str, Any], field: str) -> None:
+    done = server.finish(server.ask(duration=2.0))["job_id"]
+    body = {"prompt": "sad piano", **asked}
+    text = json.dumps(body).replace("{done}", done)
+    answer = server.http.post(f"{API}/generate", content=text, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert [item["field"] for item in answer.json()["detail"]] == [field]
+
+
+@pytest.mark.parametrize("content", [b"", b"Dear studio,", flac(2.0)[:40], b"RIFF\xff\xff\xff\xffWAVE", b"ID3" * 99])
+def test_a_file_that_is_no_music_is_refused(server: Served, content: bytes) -> None:
+    answer = server.http.post(f"{API}/clips", content=content)
+    assert answer.status_code == 422
+    assert [item["field"] for item in answer.json()["detail"]] == ["body"]
 
 
 # What is refused, and how
@@ -512,6 +567,7 @@ def test_every_route_is_documented_with_examples(server: Served) -> None:
         ("delete", f"{API}/batches/{{batch_id}}"),
         ("get", f"{API}/batches/{{batch_id}}/zip"),
         ("get", f"{API}/files/{{filename}}"),
+        ("post", f"{API}/clips"),
         ("get", f"{API}/queue"),
         ("post", f"{API}/queue/pause"),
         ("post", f"{API}/queue/resume"),
@@ -529,8 +585,8 @@ def test_every_route_is_documented_with_examples(server: Served) -> None:
 
             assert all("example" in kind for kind in content.values()), (path, status)
         if "requestBody" in route:
-            body = route["requestBody"]["content"]["application/json"]
-            assert body.get("examples") or body["schema"]["examples"], path
+            (body,) = route["requestBody"]["content"].values()
+            assert body.get("examples") or body.get("example") or body["schema"]["examples"], path
     assert schema["webhooks"]["job-ended"]["post"]["requestBody"]["content"]["application/json"]["schema"]["examples"]
     assert "HTTPValidationError" not in schema["components"]["schemas"]
 

@@ -24,6 +24,7 @@ NAMES = (
 
 
 ASKED = ("sad piano", 1, 1, 250, 0, 3, None, None, 0, [], None)  # every argument; the client fills in defaults
+AFRESH = (None, None)  # `continue_from` and `continue_seconds`, which come last
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +158,16 @@ def test_a_body_that_is_too_large_is_413(server: Served, path: str) -> None:
     assert (pieces.status_code, set(pieces.json())) == (413, {"error"})
 
 
+def test_only_audio_may_be_larger_as_far_as_the_setting_says(tmp_path: Path) -> None:
+    with served(tmp_path, clip_max_mb=2) as server:
+        refused = server.http.post(f"{API}/clips", content=bytes(1_900_000))
+        assert (refused.status_code, refused.json()["detail"][0]["field"]) == (422, "body"), "it was looked at"
+        too_large = server.http.post(f"{API}/clips", content=bytes(2_000_001))
+        assert (too_large.status_code, too_large.json()) == (413, {"error": "The body has more than 2000 kB."})
+        assert server.http.post(f"{API}/clips/", content=bytes(1_900_000)).status_code == 413
+        assert not list(tmp_path.glob("clips/*"))
+
+
 def test_who_is_still_sending_what_is_too_large_gets_the_answer(server: Served) -> None:
     with sending(server, 2 * BODY_MAX_BYTES) as connection:
         answer = connection.recv(1000)  # at once
@@ -191,13 +202,13 @@ def test_rest_and_gradio_share_one_count(tmp_path: Path) -> None:
     with served(tmp_path, rate_limit_per_minute=4, rate_limit_whitelist=[]) as server:
         batch = {"requests": [{"prompt": "sad piano", "duration": 1}] * 2}
         assert server.http.post(f"{API}/generate/batch", json=batch).status_code == 202
-        assert "event: complete" in call(server, "generate", *ASKED, None)
+        assert "event: complete" in call(server, "generate", *ASKED, None, *AFRESH)
         assert server.http.post(f"{API}/generate", json={"prompt": "sad piano"}).status_code == 202
         refused = server.http.post(f"{API}/generate", json={"prompt": "sad piano"})
         assert (refused.status_code, refused.json()) == (429, {"error": "Rate limit exceeded"})
         assert 1 <= int(refused.headers["retry-after"]) <= 60
-        assert '"Rate limit exceeded"' in call(server, "generate", *ASKED, None)
-        assert '"Rate limit exceeded"' in call(server, "generate_and_wait", *ASKED)
+        assert '"Rate limit exceeded"' in call(server, "generate", *ASKED, None, *AFRESH)
+        assert '"Rate limit exceeded"' in call(server, "generate_and_wait", *ASKED, *AFRESH)
         assert '"Rate limit exceeded"' in call(server, "generate_batch", batch["requests"], None)
         too_many = server.http.post(f"{API}/generate/batch", json={"requests": batch["requests"] * 3})
         assert (too_many.status_code, too_many.json()["detail"][0]["field"]) == (422, "requests")

@@ -67,6 +67,23 @@ def test_a_brace_without_a_partner_is_named(template: str) -> None:
     assert "{calm|dark}" in problem.message
 
 
+def test_a_row_makes_variations_of_a_piece() -> None:
+    row = {
+        "prompt": "sad piano",
+        "continue_from": "gen_1",
+        "continue_seconds": "{2|4,5}",
+        "duration": "8",
+        "variations": "2",
+    }
+    made = plan([row], {}).requests
+    assert [(request.continue_from, request.continue_seconds) for request in made] == [
+        ("gen_1", 2.0), ("gen_1", 2.0), ("gen_1", 4.5), ("gen_1", 4.5),
+    ]  # fmt: skip
+    assert said({"prompt": "sad piano", "continue_seconds": "much"}) == [
+        "Row 1, continue_seconds: must be a number, not 'much'."
+    ]
+
+
 def test_alternatives_work_in_every_cell() -> None:
     made = plan([{"prompt": "sad piano", "duration": "{4|8}", "seed": "{1|2}"}], {}).requests
     assert [(request.duration, request.seed) for request in made] == [(4, 1), (4, 2), (8, 1), (8, 2)]

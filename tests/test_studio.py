@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -14,13 +16,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import soundfile
 
 from studio import BatchRequest, GenerationRequest, Settings, Studio
 from studio.audio import loudness
-from studio.audio.files import read_recipe
+from studio.audio.files import read_piece, read_recipe
+from studio.clip import Piece
 from studio.engine.base import Event, Finished, LoadProgress
 from studio.errors import (
     DownloadError,
@@ -348,9 +352,9 @@ def test_no_job_waits_for_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_job_keeps_its_lease_while_its_prompt_is_read(tmp_path: Path) -> None:
     class Slow(SineEngine):
-        def admit(self, key: str, request: GenerationRequest) -> None:
+        def admit(self, key: str, request: GenerationRequest, opening: Piece | None = None) -> None:
             time.sleep(2.0)
-            super().admit(key, request)
+            super().admit(key, request, opening)
 
     with Studio(settings(tmp_path, lease_seconds=1), lambda model, progress: Slow(model)) as studio:
         job = finish(studio, studio.submit(ask()).job_id)
@@ -512,3 +516,165 @@ def _status(data_dir: Path, job_id: str) -> str | None:
         row = connection.execute("SELECT status FROM generations WHERE job_id = ?", [job_id]).fetchone()
     connection.close()
     return row and row[0]
+
+
+# Going on from music
+
+
+def sound_of(studio: Studio, job: JobView) -> np.ndarray:
+    return read_piece(studio.track_path(Path(str(job.file_url)).name)).clip.samples
+
+
+def wav(seconds: float = 3.0, rate: int = 8000, channels: int = 1, **how: str) -> bytes:
+    """A file of somebody's own."""
+    noise = np.random.default_rng(1).normal(0, 0.1, (round(seconds * rate), channels))
+    file = io.BytesIO()
+    soundfile.write(file, noise, rate, **{"format": "WAV", **how})
+    return file.getvalue()
+
+
+def test_a_finished_piece_is_made_longer(studio: Studio) -> None:
+    first = finish(studio, studio.submit(ask(seed=1, duration=2.0)).job_id)
+    longer = finish(studio, studio.submit(ask(seed=2, duration=5.0, continue_from=first.job_id)).job_id)
+    assert (longer.status, longer.continue_from, longer.continue_seconds) == (JobStatus.COMPLETED, first.job_id, 2.0)
+    assert longer.metadata is not None and longer.metadata.duration == pytest.approx(5.0)
+    kept, whole = sound_of(studio, first)[0], sound_of(studio, longer)[0]
+    assert np.corrcoef(kept, whole[: len(kept)])[0, 1] > 0.999
+    recipe = read_recipe(studio.track_path(f"{longer.job_id}.wav"))
+    assert (recipe["continue_from"], recipe["continue_seconds"], recipe["bpm"]) == (first.job_id, 2.0, 120.0)
+
+
+def test_only_the_beginning_is_kept_if_so_asked(studio: Studio) -> None:
+    first = finish(studio, studio.submit(ask(seed=1, duration=4.0)).job_id)
+    again = ask(seed=2, duration=3.0, continue_from=first.job_id, continue_seconds=1.5)
+    job = finish(studio, studio.submit(again).job_id)
+    assert (job.duration, job.continue_seconds) == (3.0, 1.5)
+    one, other = sound_of(studio, first)[0], sound_of(studio, job)[0]
+    assert np.corrcoef(one[:12_000], other[:12_000])[0, 1] > 0.999
+    assert np.corrcoef(one[12_000:24_000], other[12_000:])[0, 1] < 0.9
+
+
+@pytest.mark.parametrize(
+    ("file", "seconds"),
+    [
+        (wav(), 3.0),
+        (wav(2.0, 44_100, 2, format="FLAC"), 2.0),
+        (wav(2.0, 44_100, 2, format="OGG", subtype="VORBIS"), 2.0),
+        (wav(2.0, 44_100, 1, format="MP3", subtype="MPEG_LAYER_III"), 2.0),
+        (wav(2.0, 22_050, 1, format="AIFF"), 2.0),
+        (wav(45.0, 8000, 1, format="FLAC"), 45.0),
+    ],
+    ids=["wav", "flac", "ogg", "mp3", "aiff", "long"],
+)
+def test_music_of_ones_own_is_gone_on_from(file: bytes, seconds: float, studio: Studio) -> None:
+    clip = studio.keep_clip(file)
+    assert re.fullmatch(r"clip_[0-9a-f]{20}", clip.clip_id)
+    assert (clip.duration, clip.file_size_bytes) == (pytest.approx(seconds, abs=0.1), len(file))
+    asked = ask(duration=4.0, continue_from=clip.clip_id, continue_seconds=1.0)
+    assert finish(studio, studio.submit(asked).job_id).status is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (b"", "is no audio"),
+        (b"RIFF" + bytes(40), "is no audio"),
+        (b"#!/bin/sh" * 1000, "is no audio"),
+        (wav(0.2), "at least 0.5 s"),
+        (wav(1.0, channels=3), "one or two channels, not 3"),
+        (wav(1.0, 4000), "8000 to 192000 samples a second, not 4000"),
+        (wav(70.0), "at most 1 MB"),
+        (wav(1.0, subtype="FLOAT")[:-4] + b"\0\0\xc0\x7f", "not numbers"),
+        (wav()[:2000], "at least 0.5 s"),
+    ],
+)
+def test_what_is_no_music_is_not_kept(file: bytes, said: str, tmp_path: Path) -> None:
+    with Studio(settings(tmp_path, clip_max_mb=1), load_sine) as studio:
+        with pytest.raises(InvalidRequest, match=f"^body: .*{said}"):
+            studio.keep_clip(file)
+        assert not list(tmp_path.glob("clips/*"))
+
+
+def test_a_clip_counts_as_a_request(tmp_path: Path) -> None:
+    with Studio(settings(tmp_path, rate_limit_per_minute=2), load_sine) as studio:
+        clip = studio.keep_clip(wav(), client="203.0.113.9")
+        studio.submit(ask(duration=5.0, continue_from=clip.clip_id), client="203.0.113.9")
+        with pytest.raises(RateLimited):
+            studio.keep_clip(wav(), client="203.0.113.9")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"continue_from": "gen_nothing"}, r"^continue_from: There is no job 'gen_nothing'\.$"),
+        ({"continue_from": "clip_" + "0" * 20}, r"^continue_from: There is no clip"),
+        ({"continue_from": "../studio.db"}, r"^continue_from: There is no job"),
+        ({"continue_from": "nul\0"}, r"^continue_from: There is no job"),
+        ({"continue_seconds": 1.0}, r"^continue_seconds: .*not given"),
+        ({"continue_from": "{done}", "duration": 1.0}, r"^duration: must be more than the 2 s that are kept"),
+        ({"continue_from": "{done}", "duration": 2.0}, r"^duration: must be more than the 2 s that are kept"),
+        (
+            {"continue_from": "{done}", "continue_seconds": 2.5, "duration": 4.0},
+            r"^continue_seconds: must be at most 2:",
+        ),
+        ({"continue_from": "{clip}", "duration": 30.0}, r"^duration: must be more than the 40 s that are kept"),
+        (
+            {"continue_from": "{failed}", "duration": 4.0},
+            r"^continue_from: The job gen_\w+ is failed: only a completed",
+        ),
+    ],
+)
+def test_what_cannot_be_continued_is_said_at_once(asked: dict[str, object], said: str, tmp_path: Path) -> None:
+    with Studio(settings(tmp_path, max_retries=0), load_sine) as studio:
+        done = finish(studio, studio.submit(ask(duration=2.0)).job_id).job_id
+        failed = finish(studio, studio.submit(ask("explode")).job_id).job_id
+        names = {"{done}": done, "{failed}": failed, "{clip}": studio.keep_clip(wav(40.0)).clip_id}
+        request = ask(**{field: names.get(str(value), value) for field, value in asked.items()})
+        for refused in (lambda: studio.submit(request), lambda: studio.check(request)):
+            with pytest.raises(InvalidRequest, match=said):
+                refused()
+        with pytest.raises(InvalidRequest, match=said.replace("^", r"^requests\.1\.")):
+            studio.submit_batch(BatchRequest(requests=[ask(), request]))
+        assert studio.jobs().total == 2
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_continuation_whose_beginning_is_removed_while_it_waits_says_so(own: bool, studio: Studio) -> None:
+    done = finish(studio, studio.submit(ask(duration=2.0)).job_id)
+    name = studio.keep_clip(wav()).clip_id if own else done.job_id
+    studio.pause()
+    job_id = studio.submit(ask(duration=5.0, continue_from=name)).job_id
+    (studio.settings.clips_dir / name if own else studio.track_path(f"{name}.wav")).unlink()
+    studio.resume()
+    job = finish(studio, job_id)
+    assert (job.status, job.retry_count) == (JobStatus.FAILED, 0)
+    assert job.error_message == f"continue_from: The audio of {name} is gone."
+    with pytest.raises(InvalidRequest, match=r"^continue_from: "):
+        studio.submit(ask(duration=5.0, continue_from=name))
+
+
+def test_a_continuation_survives_a_restart_and_failed_attempts(tmp_path: Path) -> None:
+    tries = []
+
+    def load(model: str, progress: LoadProgress) -> SineEngine:
+        tries.append(model)
+        if len(tries) == 2:
+            raise DownloadError
+        return load_sine(model, progress)
+
+    with Studio(settings(tmp_path), load) as studio:
+        first = finish(studio, studio.submit(ask(duration=2.0)).job_id)
+        studio.pause()
+        job_id = studio.submit(ask(duration=5.0, continue_from=first.job_id)).job_id
+    with Studio(settings(tmp_path), load) as studio:
+        studio.resume()
+        job = finish(studio, job_id)
+    assert (job.status, job.retry_count, job.continue_seconds) == (JobStatus.COMPLETED, 1, 2.0)
+
+
+def test_a_track_that_was_downloaded_and_brought_back_has_its_codes_and_its_tempo(studio: Studio) -> None:
+    done = finish(studio, studio.submit(ask(duration=2.0)).job_id)
+    clip = studio.keep_clip(studio.track_path(f"{done.job_id}.wav").read_bytes())
+    piece = read_piece(studio.settings.clips_dir / clip.clip_id)
+    assert piece.codes is not None and piece.codes.tolist() == np.arange(8).reshape(2, 4).tolist()
+    assert piece.recipe["bpm"] == 120.0

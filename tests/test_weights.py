@@ -12,12 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
 from torch import Tensor
 
-from studio.clip import Clip
+from studio.clip import Clip, Piece
 from studio.engine import weights
 from studio.engine.base import Failed, Finished
 from studio.engine.catalog import CATALOG, ModelInfo, resolve
@@ -184,10 +185,11 @@ def test_a_style_model_reads_an_absent_excerpt_as_nothing(hub: Hub, settings: Se
     assert conditions.null_prefix.shape == conditions.prefix.shape
 
 
-def generate(name: str, settings: Settings) -> Clip:
+def generate(name: str, settings: Settings, opening: Piece | None = None) -> Clip:
     """One second of music, from the files to the samples."""
     engine = load_engine(name, settings, lambda fraction, what: None)
-    engine.admit("job", GenerationRequest(prompt=PROMPT, duration=1.0, seed=1))
+    more = {"continue_from": "clip_x", "continue_seconds": 0.5} if opening else {}
+    engine.admit("job", GenerationRequest(prompt=PROMPT, duration=1.0, seed=1, **more), opening)  # type: ignore[arg-type]
     for _ in range(100):
         for event in engine.step():
             assert not isinstance(event, Failed), event
@@ -203,6 +205,17 @@ def test_a_downloaded_model_makes_music(name: str, hub: Hub, settings: Settings)
     assert clip.sample_rate == 32_000
     assert clip.samples.shape == (CATALOG[name].channels, 32_000)
     assert clip.samples.std() > 0
+
+
+@pytest.mark.parametrize("name", ["musicgen-small", "musicgen-stereo-small", "musicgen-melody"])
+def test_a_downloaded_model_goes_on_from_music(name: str, hub: Hub, settings: Settings) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, (2, 16_000)).astype(np.float32)
+    clip = generate(name, settings, Piece(Clip(noise, 16_000)))
+    assert clip.samples.shape == (CATALOG[name].channels, 32_000)
+    kept = clip.samples[:, :14_000]
+    expected = noise if len(kept) == 2 else noise.mean(0, keepdims=True)
+    for own, given in zip(kept, expected, strict=True):
+        assert np.corrcoef(own[::2], given[:7000])[0, 1] > 0.8
 
 
 @pytest.mark.slow

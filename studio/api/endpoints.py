@@ -106,13 +106,15 @@ class Endpoints:
         after: list[str] = DEFAULT["after"],
         webhook_url: str | None = DEFAULT["webhook_url"],
         idempotency_key: str | None = None,
+        continue_from: str | None = DEFAULT["continue_from"],
+        continue_seconds: float | None = DEFAULT["continue_seconds"],
     ) -> Json:
         """Put a request into the queue: returns `job_id`, `status`, `current_step`, `estimated_time_seconds`,
         `created_at`. Sent again with the same `idempotency_key` within a day, it is answered so again."""
         asked = GenerationRequest(
             prompt=prompt, duration=duration, temperature=temperature, top_k=top_k,
             top_p=top_p, cfg_coef=cfg_coef, seed=seed, model=model, priority=priority, after=after,
-            webhook_url=webhook_url,
+            webhook_url=webhook_url, continue_from=continue_from, continue_seconds=continue_seconds,
         )  # fmt: skip
         return _json(self._studio.submit(asked, self._client(request), idempotency_key))
 
@@ -130,6 +132,8 @@ class Endpoints:
         priority: int = DEFAULT["priority"],
         after: list[str] = DEFAULT["after"],
         webhook_url: str | None = DEFAULT["webhook_url"],
+        continue_from: str | None = DEFAULT["continue_from"],
+        continue_seconds: float | None = DEFAULT["continue_seconds"],
     ) -> Items:
         """Put a request into the queue and yield the job as it advances; the last item has the audio file too.
         Whoever leaves early cancels the job."""
@@ -137,7 +141,7 @@ class Endpoints:
         try:
             ask = functools.partial(
                 self.generate, request, prompt, duration, temperature, top_k, top_p, cfg_coef, seed, model,
-                priority, after, webhook_url,
+                priority, after, webhook_url, None, continue_from, continue_seconds,
             )  # fmt: skip
             await to_thread.run_sync(visit.begin, ask)
             async for job in visit.items():

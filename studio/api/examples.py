@@ -13,6 +13,7 @@ from studio.schemas import (
     BatchCancelResult,
     BatchView,
     CancelResult,
+    ClipView,
     DeliveryStatus,
     DeliveryView,
     HealthCheck,
@@ -85,6 +86,10 @@ JOB = JobView(
     metadata=TrackInfo(duration=8.0, sample_rate=32000, channels=1, file_size_bytes=512_044, format="wav"),
     created_at=NOON, started_at=NOON, completed_at=LATER,
 )  # fmt: skip
+CLIP_ID = "clip_7d10b4f29ce853a6e1f8"
+CLIP = ClipView(
+    clip_id=CLIP_ID, duration=12.5, sample_rate=44_100, channels=2, file_size_bytes=1_340_811, format="flac"
+)
 ATTEMPTS = JobAttempts(
     job_id=JOB_ID,
     attempts=[

@@ -52,6 +52,7 @@ from studio.schemas import (
     BatchRequest,
     BatchView,
     CancelResult,
+    ClipView,
     GenerationRequest,
     HealthReport,
     HealthStatus,
@@ -80,6 +81,8 @@ EVENTS = "text/event-stream"
 EXAMPLE = Change(version=1841, job=examples.JOB)
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
 EVENT_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx keeps events back otherwise
+BINARY = {"schema": {"type": "string", "format": "binary"}, "example": "fLaC…"}
+ANY_AUDIO = {"required": True, "content": {"audio/*": BINARY}}
 MEDIA_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
 REDOC_LOGO = "https://cdn.redoc.ly/redoc/logo-mini.svg"
 ONE_RANGE = r"\s*([0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})\s*"
@@ -360,6 +363,20 @@ def job_ended(body: Annotated[WebhookEvent, Body(examples=[examples.WEBHOOK.mode
 # Audio
 
 
+@router.post(
+    "/clips",
+    status_code=201,
+    tags=["audio"],
+    openapi_extra={"requestBody": ANY_AUDIO},
+    responses=answers(201, "It is kept, as it came.", examples.CLIP, 413, 422, 429, 503),
+)
+async def bring_clip(studio: TheStudio, request: Request) -> ClipView:
+    """Bring music of your own: `continue_from` of a request takes its `clip_id`. The body is the file itself (WAV,
+    FLAC, MP3, Ogg or AIFF): curl --data-binary @mine.flac …/clips. It counts against the rate limit."""
+    data, client = await request.body(), client_of_request(request, studio.settings)
+    return await to_thread.run_sync(studio.keep_clip, data, client)
+
+
 @router.head("/files/{filename}", include_in_schema=False)
 @router.get(
     "/files/{filename}",
@@ -398,7 +415,8 @@ def _track(studio: Studio, filename: str) -> tuple[Path, os.stat_result]:
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "WAV, 16 bits. `X-Speed`: how many times faster than real time it is being made.",
+            "description": "WAV, 16 bits. `X-Speed`: how many times faster than real time it is being made; 0: nobody "
+            "knows yet.",
             "content": {wav.MEDIA_TYPE: {"example": "RIFF…"}},
         },
         **answers(404, "There is no such job, or it has failed or was cancelled.", examples.ERRORS[404]),

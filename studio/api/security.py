@@ -21,6 +21,7 @@ from studio.limits import Clients, client_of
 from studio.settings import ENV_PREFIX, Settings, is_address
 
 BODY_MAX_BYTES = 1_000_000  # a batch of ten requests of the longest prompts has 30 kB
+CLIPS_PATH = "/api/v1/clips"  # where audio files are sent, which a setting bounds
 DRAIN_MAX_BYTES, DRAIN_S = 16_000_000, 5.0  # of a body that was refused; who sends more or longer loses the connection
 HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -61,6 +62,7 @@ class Gate:
         self._proxies = Clients(settings.trusted_proxies)
         self._hosts = [name.strip("[]").lower() for name in (*settings.allowed_hosts, settings.api_host)]
         self._everywhere = _is_unspecified(settings.api_host)
+        self._clip_max_bytes = round(settings.clip_max_mb * 1e6)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,11 +72,12 @@ class Gate:
             scope["headers"] = [item for item in scope["headers"] if not _said_by_proxies(item[0])]
         refusal = self._refusal(scope["method"], Headers(scope=scope))
         if refusal is None:
-            body = await _read_body(Headers(scope=scope), receive)
+            most = self._clip_max_bytes if scope["path"] == CLIPS_PATH else BODY_MAX_BYTES
+            body = await _read_body(Headers(scope=scope), receive, most)
             if body is not None:
                 await self._app(scope, _replay(body, receive), send)
                 return
-            sentence = f"The body has more than {BODY_MAX_BYTES // 1000} kB."
+            sentence = f"The body has more than {most // 1000} kB."
             too_large = ErrorResponse(413, sentence, {"Connection": "close"})
             await _answer_while_they_send(too_large, scope, receive, send)
             return
@@ -115,12 +118,12 @@ def _is_unspecified(host: str) -> bool:
     return is_address(host) and ipaddress.ip_address(host).is_unspecified
 
 
-async def _read_body(headers: Headers, receive: Receive) -> bytes | None:
+async def _read_body(headers: Headers, receive: Receive, most: int) -> bytes | None:
     """The whole body; nothing when it is too large (announced, or sent in pieces) or breaks off."""
     if "content-length" not in headers and "transfer-encoding" not in headers:
         return b""
     announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > BODY_MAX_BYTES:
+    if announced.isdecimal() and int(announced) > most:
         return None
     body = bytearray()
     more = True
@@ -129,7 +132,7 @@ async def _read_body(headers: Headers, receive: Receive) -> bytes | None:
         if message["type"] == "http.disconnect":
             return None
         body += message.get("body", b"")
-        if len(body) > BODY_MAX_BYTES:
+        if len(body) > most:
             return None
         more = message.get("more_body", False)
     return bytes(body)

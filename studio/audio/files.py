@@ -1,4 +1,5 @@
-"""Tracks on disk: WAV files that carry the recipe that made them, written so that a crash leaves none half done."""
+"""Tracks on disk: WAV files that carry the recipe and the codes that they are made of, written so that a crash leaves
+none half done."""
 
 from __future__ import annotations
 
@@ -15,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from studio.audio import codes
+from studio.audio.codes import Codes
 from studio.audio.loudness import normalise
-from studio.clip import Clip
+from studio.clip import Clip, Piece
 from studio.errors import DiskFull
-from studio.schemas import RECIPE_FIELDS, GenerationRequest, TrackInfo
+from studio.schemas import DURATION_MAX_S, RECIPE_FIELDS, GenerationRequest, TrackInfo
 
 FORMAT = "wav"
 SOFTWARE = "studio"
@@ -33,7 +36,9 @@ def track_name(prompt: str, seed: int) -> str:
     return f"{words}-seed-{seed}.{FORMAT}"
 
 
-def write_track(path: Path, clip: Clip, request: GenerationRequest, engine: dict[str, str]) -> TrackInfo:
+def write_track(
+    path: Path, clip: Clip, request: GenerationRequest, engine: Mapping[str, object], made_of: Codes | None = None
+) -> TrackInfo:
     """Write the clip as 16-bit WAV at even loudness; `path` appears complete or not at all.
 
     The same clip and recipe give the same bytes: nothing in the file depends on the time or the job.
@@ -43,8 +48,10 @@ def write_track(path: Path, clip: Clip, request: GenerationRequest, engine: dict
     """
     clip = normalise(clip)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _appearing_at(path) as temporary:
+    with appearing_at(path) as temporary:
         _write_wav(temporary, clip, recipe(request, engine))
+        if made_of is not None:
+            codes.append(temporary, made_of)
     return TrackInfo(
         duration=clip.duration,
         sample_rate=clip.sample_rate,
@@ -54,16 +61,27 @@ def write_track(path: Path, clip: Clip, request: GenerationRequest, engine: dict
     )
 
 
-def recipe(request: GenerationRequest, engine: dict[str, str]) -> dict[str, object]:
-    """What it takes to make the same audio again: the request with its seed, and the engine's model and precision."""
+def recipe(request: GenerationRequest, engine: Mapping[str, object]) -> dict[str, object]:
+    """What it takes to make the same audio again: the request with its seed, and what the engine says of itself."""
     return {**request.model_dump(include=set(RECIPE_FIELDS)), **engine}
 
 
 def read_recipe(path: Path) -> dict[str, object]:
-    """The recipe that `write_track` put into the file."""
+    """The recipe that `write_track` put into the file; empty of any other file."""
     with soundfile.SoundFile(path) as file:
-        loaded: dict[str, object] = json.loads(file.comment)
-        return loaded
+        return _recipe(file.comment)
+
+
+def read_piece(path: Path) -> Piece:
+    """As much music of a file as anybody can go on from, with its recipe and its codes, where it carries them.
+
+    Raises:
+        OSError, soundfile.LibsndfileError: it is not there, or no audio.
+    """
+    with soundfile.SoundFile(path) as file:
+        samples = file.read(round(DURATION_MAX_S * file.samplerate), dtype="float32", always_2d=True)
+        clip = Clip(np.ascontiguousarray(samples.T), file.samplerate)
+        return Piece(clip, _recipe(file.comment), codes.read(path))
 
 
 def file_name(job_id: str) -> str:
@@ -88,6 +106,14 @@ def collect_orphans(audio_dir: Path, tracks: Callable[[list[str]], Mapping[str, 
     return orphans
 
 
+def _recipe(comment: str) -> dict[str, object]:
+    try:
+        loaded = json.loads(comment)
+    except (ValueError, RecursionError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
 def _job_of(name: str) -> str:
     """Whose track, or half a track, the file is."""
     return name.removeprefix(".").partition(".")[0]
@@ -104,7 +130,7 @@ def _write_wav(path: Path, clip: Clip, metadata: dict[str, object]) -> None:
 
 
 @contextmanager
-def _appearing_at(path: Path) -> Iterator[Path]:
+def appearing_at(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name, durably, when the block succeeds."""
     temporary = path.with_name(f".{path.name}.part")
     try:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from studio.clip import Clip
+from studio.clip import Clip, Piece
 from studio.engine.base import EngineLoader, Event, Finished, LoadProgress, Progress
 from studio.runtime import Studio
 from studio.schemas import GenerationRequest, JobStatus, JobView, utcnow
@@ -169,7 +169,7 @@ class PacedEngine:
     def free_slots(self) -> int:
         return self.slots - len(self._left)
 
-    def admit(self, key: str, request: GenerationRequest) -> None:
+    def admit(self, key: str, request: GenerationRequest, opening: Piece | None = None) -> None:
         self._left[key] = (round(request.duration * self.steps_per_second), request)
 
     def step(self) -> list[Event]:

@@ -6,11 +6,14 @@ cancel follow from that. An engine belongs to one thread, knows no job table and
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from studio.clip import Clip
+import numpy as np
+import numpy.typing as npt
+
+from studio.clip import Clip, Piece
 from studio.schemas import GenerationRequest
 
 
@@ -38,6 +41,8 @@ class Finished:
 
     key: str
     clip: Clip
+    codes: npt.NDArray[np.int64] | None = None  # [K, F], whose decoding it is: whoever goes on from it needs no encoder
+    recipe: Mapping[str, object] = field(default_factory=dict)  # what the model made of the request: its tempo, say
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,11 @@ class Engine(Protocol):
     @property
     def free_slots(self) -> int: ...
 
-    def admit(self, key: str, request: GenerationRequest) -> None:
+    def admit(self, key: str, request: GenerationRequest, opening: Piece | None = None) -> None:
         """Encode the prompt and take the request into a free slot.
 
-        `request.seed` is set: the same request gives the same clip, whatever else is in flight.
+        `request.seed` is set: the same request gives the same clip, whatever else is in flight. With an `opening` the
+        clip begins with its first `request.continue_seconds`, and goes on from there.
 
         Raises:
             InvalidRequest: this model cannot serve the request.

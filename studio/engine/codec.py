@@ -1,4 +1,5 @@
-"""Codes become audio: audiocraft's EnCodec and the bundled model's codec behind one interface. Knows no prompts."""
+"""Codes become audio, and audio codes: audiocraft's EnCodec and the bundled model's codec behind one interface. Knows
+no prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ OTHER_CONVOLUTIONS = (3, 3)
 
 
 class EnCodec:
-    """An audiocraft compression model as a `Codec`; codes go in, and nothing is encoded."""
+    """An audiocraft compression model as a `Codec`."""
+
+    level_db = None  # audiocraft encodes a prompt as loud as it comes
 
     def __init__(self, model: Any, device: torch.device) -> None:
         """`model`: an audiocraft.models.encodec.CompressionModel, stereo ones included."""
@@ -41,6 +44,14 @@ class EnCodec:
     @property
     def codebooks(self) -> int:
         return int(self._model.num_codebooks)
+
+    @torch.inference_mode()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio [B, C, T] to codes [B, K, F]."""
+        assert audio.ndim == 3, audio.shape
+        codes, scale = self._model.encode(audio.to(self._device))
+        assert scale is None
+        return codes  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
@@ -84,6 +95,8 @@ class EnCodec:
 class MiniCodec:
     """The bundled model's codec as a `Codec`."""
 
+    level_db = -17.0  # assets/musicgen-mini/evaluation.json
+
     def __init__(self, model: SpectralCodec, device: torch.device) -> None:
         self._model = model.to(device)
         self._device = device
@@ -103,6 +116,10 @@ class MiniCodec:
     @property
     def codebooks(self) -> int:
         return self._model.config.codebooks
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio [B, C, T] to codes [B, K, F]."""
+        return self._model.encode(audio.to(self._device))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, K, F] to audio [B, C, T]."""

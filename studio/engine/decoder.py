@@ -25,6 +25,7 @@ from studio.errors import InvalidRequest, NotFinite
 
 CROSS_MAX = 512  # tokens of a prompt
 PREFIX_MAX = 768  # tokens before the codes, in models without cross-attention
+UNKNOWN = -1  # a code that is still to be drawn
 
 
 class Advance(NamedTuple):
@@ -45,7 +46,7 @@ class _Slot:
     prefix: int  # tokens before the codes
     prompt: int  # tokens that cross-attention reads
     total: int  # decode steps
-    done: int = 0
+    done: int  # of which as many as there are given frames are done at admission
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,13 @@ class Batch:
 class Step(nn.Module):
     """One decode step as a function of tensors, and all that it keeps: a row (of keys and values: two) a request."""
 
-    codes: Tensor  # [slots, steps, K], in the delay pattern, without the first column
+    codes: Tensor  # [slots, steps, K], in the delay pattern, without the first column; UNKNOWN until drawn
     tokens: Tensor  # [slots, K], the next step's input
     step: Tensor  # [slots]
     position: Tensor  # [slots], of the next input
-    frames: Tensor  # [slots]
     noise: Tensor  # [slots, steps, K]
     mass: Tensor  # [slots, K], the sum of what was drawn from: finite while all logits were
     rows: Tensor  # [slots], 0 to slots - 1
-    delays: Tensor  # [K]
     columns: Tensor  # [T], 0 to T - 1
     summed: Tensor  # [slots, 2, steps or 0, dim], conditions that are added to the codes
 
@@ -109,12 +108,10 @@ class Step(nn.Module):
         keep("tokens", config.codebooks)
         keep("step")
         keep("position")
-        keep("frames")
         keep("noise", steps, config.codebooks, dtype=torch.float32)
         keep("mass", config.codebooks, dtype=torch.float32)
         keep("summed", 2, steps if config.summed else 0, config.dim, dtype=transformer.positions.dtype)
         self.register_buffer("rows", torch.arange(slots, device=device), persistent=False)
-        self.register_buffer("delays", torch.tensor(config.delays, device=device), persistent=False)
         self.register_buffer("columns", torch.arange(own.length, device=device), persistent=False)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -142,10 +139,10 @@ class Step(nn.Module):
         return draw(truncate(guided, batch.sampling), noise)
 
     def record(self, a: int, codes: Tensor, mass: Tensor) -> Tensor:
-        """Store what was drawn [A, K], as far as the delay pattern has a place for it, and move on."""
+        """Store what was drawn [A, K], where nothing is known, and move on."""
         step = self.step[:a]
-        carries = delay.carries_code(step, self.frames[:a], self.delays)
-        tokens = torch.where(carries, codes, self.special)
+        known = self.codes[self.rows[:a], step]
+        tokens = torch.where(known == UNKNOWN, codes, known)
         self.codes.index_put_((self.rows[:a], step), tokens)
         self.tokens[:a] = tokens
         self.mass[:a] += mass
@@ -153,12 +150,12 @@ class Step(nn.Module):
         self.step[:a] += 1
         return tokens
 
-    def reset(self, at: int, slot: _Slot) -> None:
-        """Begin a request."""
-        self.tokens[at] = self.special
-        self.step[at] = 0
-        self.position[at] = slot.prefix
-        self.frames[at] = slot.frames
+    def reset(self, at: int, slot: _Slot, sequence: Tensor) -> None:
+        """Begin a request whose sequence [K, 1 + steps] has as many known columns as steps are done, and the first."""
+        self.codes[at, : slot.total] = sequence[:, 1:].T
+        self.tokens[at] = sequence[:, slot.done]
+        self.step[at] = slot.done
+        self.position[at] = slot.prefix + slot.done
         self.mass[at] = 0.0
         if slot.sampling.greedy:
             self.noise[at] = FIRST_OF_KEPT
@@ -183,7 +180,7 @@ class Step(nn.Module):
             self.own.move(2 * source + branch, 2 * target + branch, slot.prefix + slot.done)
         if self.prompts is not None:
             self.prompts.move(source, target, slot.prompt)
-        kept = (self.codes, self.tokens, self.step, self.position, self.frames, self.noise, self.mass, self.summed)
+        kept = (self.codes, self.tokens, self.step, self.position, self.noise, self.mass, self.summed)
         for buffer in kept:
             buffer[target] = buffer[source]
 
@@ -225,25 +222,31 @@ class Decoder:
         return delay.steps(frames, self.config.delays)
 
     @torch.inference_mode()
-    def admit(self, key: str, conditions: Conditions, frames: int, sampling: Sampling) -> None:
-        """Take a request for `frames` frames into a free slot.
+    def admit(
+        self, key: str, conditions: Conditions, frames: int, sampling: Sampling, given: Tensor | None = None
+    ) -> None:
+        """Take a request for `frames` frames into a free slot, the first of which may be `given`: codes [K, P].
 
         Raises:
             InvalidRequest: the prompt is longer than the buffers.
         """
         assert self.free_slots, "no free slot"
         assert all(slot.key != key for slot in self._in_flight), key
-        slot = self._slot(key, conditions, frames, sampling)
+        given = torch.zeros(self.config.codebooks, 0, dtype=torch.int64) if given is None else given
+        slot = self._slot(key, conditions, frames, sampling, given.shape[1])
         at = len(self._in_flight)
-        self._step.reset(at, slot)
+        codes = torch.nn.functional.pad(given.to(self._device), (0, frames - slot.done), value=UNKNOWN)
+        sequence = delay.delay(codes, self.config.delays, self._step.special)
+        self._step.reset(at, slot, sequence)
+        prompt = None
         if conditions.cross is not None:
             assert self._step.prompts is not None
-            keys_values = self._step.transformer.prompt_keys_values(conditions.cross.to(self._device))
-            self._step.prompts.fill(at, keys_values)
+            prompt = self._step.transformer.prompt_keys_values(conditions.cross.to(self._device))
+            self._step.prompts.fill(at, prompt)
         if conditions.summed is not None:
             self._step.summed[at, :, : slot.total] = conditions.summed[:, : slot.total].to(self._step.summed)
-        if conditions.prefix is not None:
-            self._prefill(at, conditions)
+        if slot.prefix + slot.done:
+            self._prefill(at, conditions, sequence[:, : slot.done].T, prompt)
         self._in_flight.append(slot)
         self._batch = None
 
@@ -296,21 +299,27 @@ class Decoder:
         if any(slot.key == key for slot in self._in_flight):
             self._leave(self._find(key))
 
-    def _slot(self, key: str, conditions: Conditions, frames: int, sampling: Sampling) -> _Slot:
+    def _slot(self, key: str, conditions: Conditions, frames: int, sampling: Sampling, given: int) -> _Slot:
         total = self.steps(frames)
         prefix = 0 if conditions.prefix is None else len(conditions.prefix)
         prompt = 0 if conditions.cross is None else len(conditions.cross)
         assert 0 < total <= self._step.codes.shape[1], frames
+        assert given < frames, (given, frames)
         if prompt > CROSS_MAX or prefix + total > self._step.own.length:
             raise InvalidRequest("prompt", f"is too long for this model: it has {prompt or prefix} tokens")
-        return _Slot(key, sampling, frames, prefix, prompt, total)
+        return _Slot(key, sampling, frames, prefix, prompt, total, done=given)
 
-    def _prefill(self, at: int, conditions: Conditions) -> None:
-        """Write the keys and values of what precedes the codes."""
-        assert conditions.prefix is not None
-        assert conditions.null_prefix is not None
-        prefix = torch.stack([conditions.prefix, conditions.null_prefix]).to(self._device)  # [2, P, dim]
-        for branch, keys_values in enumerate(self._step.transformer.prefill(prefix)):
+    def _prefill(self, at: int, conditions: Conditions, tokens: Tensor, prompt: Tensor | None) -> None:
+        """Write the keys and values of what precedes the codes, and of the first tokens [P, K]."""
+        transformer = self._step.transformer
+        known = transformer.embed(tokens).expand(2, -1, -1)  # [2, P, dim]
+        if conditions.summed is not None:
+            known = known + self._step.summed[at, :, : len(tokens)]
+        if conditions.prefix is not None:
+            assert conditions.null_prefix is not None
+            prefix = torch.stack([conditions.prefix, conditions.null_prefix]).to(known)
+            known = torch.cat([prefix, known], dim=1)
+        for branch, keys_values in enumerate(transformer.prefill(known, prompt)):
             self._step.own.fill(2 * at + branch, keys_values)
 
     def _advance(self, batch: Batch) -> None:

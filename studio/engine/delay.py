@@ -33,9 +33,3 @@ def undelay(sequence: Tensor, delays: Sequence[int]) -> Tensor:
     assert codebooks == len(delays), (sequence.shape, delays)
     frames = length - 1 - max(delays)
     return torch.stack([sequence[..., k, 1 + lag : 1 + lag + frames] for k, lag in enumerate(delays)], dim=-2)
-
-
-def carries_code(step: Tensor, frames: Tensor, delays: Tensor) -> Tensor:
-    """Whether decode step `step` [A] of `frames` [A] yields a code, for each codebook: bool [A, K]."""
-    frame = step[:, None] - delays  # [A, K]
-    return (frame >= 0) & (frame < frames[:, None])

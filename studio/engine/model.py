@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from studio.engine.metre import Metre
     from studio.engine.streaming import Stream
     from studio.engine.transformer import DecoderConfig
 
@@ -23,13 +24,15 @@ class Conditions:
     summed: Tensor | None = None  # [2, S, dim], added to each step's codes: for the prompted and for the null branch
     prefix: Tensor | None = None  # [P, dim], prepended to the sequence (melody and style models)
     null_prefix: Tensor | None = None  # [P, dim], there with `prefix`; a melody model's absent melody is not zeros
+    metre: Metre | None = None  # of the clock in `summed`
 
 
 class TextEncoder(Protocol):
     """Turns a prompt into conditions; lives on whatever device it likes."""
 
-    def encode(self, prompt: str, steps: int, seed: int) -> Conditions:
-        """Conditions for `steps` decode steps; what the prompt leaves open may be drawn with `seed`."""
+    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None) -> Conditions:
+        """Conditions for `steps` decode steps; what the prompt leaves open may be drawn with `seed`. A model that reads
+        a clock keeps the `metre` of what it goes on from."""
         ...
 
 
@@ -47,6 +50,13 @@ class Codec(Protocol):
 
     @property
     def codebooks(self) -> int: ...  # K, both channels' together for stereo
+
+    @property
+    def level_db(self) -> float | None: ...  # RMS in dBFS of the music that its model knows; None: of any level
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio [B, C, T] at the codec's rate to codes [B, K, F] (int64), F at least T * frame_rate / sample_rate."""
+        ...
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, K, F] (int64) to audio [B, C, T] (float32), T at least F / frame_rate seconds."""

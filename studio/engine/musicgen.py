@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from studio.clip import Clip
+from studio.clip import Clip, Piece
 from studio.engine.base import Chunk, Event, Failed, Finished, Progress
 from studio.engine.decoder import Decoder
+from studio.engine.metre import Metre
 from studio.engine.model import Codec, LoadedModel
+from studio.engine.opening import Opening, metre_of, opening_of, told
 from studio.engine.sampling import Sampling
 from studio.errors import InvalidRequest, NotFinite, OutOfMemory, StudioError
 from studio.schemas import GenerationRequest
@@ -27,8 +29,12 @@ FIRST_CHUNK_S, LAST_CHUNK_S = 0.8, 2.0  # seconds of codes between chunks of aud
 class _Voice:
     """A request's audio as it grows: short chunks first, for the player to start early, longer ones later."""
 
-    def __init__(self, request: GenerationRequest, codec: Codec) -> None:
+    def __init__(
+        self, request: GenerationRequest, codec: Codec, opening: Opening | None = None, metre: Metre | None = None
+    ) -> None:
         self._codec = codec
+        self._opening = opening
+        self.metre = metre
         self._stream = codec.stream()
         self._length = round(request.duration * codec.sample_rate)  # samples
         self._made: list[np.ndarray] = []  # [C, T] each
@@ -40,6 +46,8 @@ class _Voice:
         """The next codes [K, F] to the audio that follows from them, cut where the request ends."""
         audio = self._stream.push(codes, last).float().cpu()
         made = sum(part.shape[1] for part in self._made)
+        if self._opening is not None:
+            audio = self._opening.laid_over(audio, made, self._codec.sample_rate)
         assert not last or made + audio.shape[1] >= self._length, (made, audio.shape, self._length)
         audio = audio[:, : self._length - made]
         if not bool(audio.isfinite().all()):
@@ -91,8 +99,9 @@ class MusicGenEngine:
         """How many more requests can be admitted."""
         return self._decoder.free_slots
 
-    def admit(self, key: str, request: GenerationRequest) -> None:
-        """Encode the prompt and take the request into a free slot. `request.seed` is set.
+    def admit(self, key: str, request: GenerationRequest, opening: Piece | None = None) -> None:
+        """Encode the prompt and take the request into a free slot. `request.seed` is set. With an `opening` the clip
+        begins with its first `request.continue_seconds`, and goes on from there.
 
         Raises:
             InvalidRequest: this model cannot serve the request.
@@ -103,9 +112,12 @@ class MusicGenEngine:
             raise InvalidRequest("duration", f"must be at most {self._max_duration:g} s with {self.model}")
         with _out_of_memory_named(), torch.inference_mode():
             frames = self._frames(request.duration)
-            conditions = self._text.encode(request.prompt, self._decoder.steps(frames), request.seed)
-            self._decoder.admit(key, conditions, frames, _sampling(request, request.seed))
-        self._in_flight[key] = _Voice(request, self._codec)
+            begun = self._begin(opening, request) if opening else None
+            metre = metre_of(opening.recipe) if opening else None
+            conditions = self._text.encode(request.prompt, self._decoder.steps(frames), request.seed, metre)
+            sampling = _sampling(request, request.seed)
+            self._decoder.admit(key, conditions, frames, sampling, begun.codes if begun else None)
+        self._in_flight[key] = _Voice(request, self._codec, begun, conditions.metre)
 
     def step(self) -> list[Event]:
         """One decode step for every request in flight; one that is complete leaves its slot as a clip."""
@@ -135,6 +147,10 @@ class MusicGenEngine:
         """Frames that cover `duration` seconds."""
         return math.ceil(round(duration * self._codec.frame_rate, 6))
 
+    def _begin(self, piece: Piece, request: GenerationRequest) -> Opening:
+        assert request.continue_seconds is not None
+        return opening_of(piece, request.continue_seconds, self._codec, self._decoder.config.cardinality)
+
     def _sound(self, key: str, complete: bool) -> list[Event]:
         """What can be heard since the last step, and the end of a request that is complete."""
         voice = self._in_flight[key]
@@ -145,12 +161,13 @@ class MusicGenEngine:
             with _out_of_memory_named(), torch.inference_mode():
                 codes = self._decoder.codes(key, voice.frames, ready)
                 chunk = voice.push(codes, complete)
+                whole = self._decoder.codes(key, 0, ready).cpu().numpy() if complete else None
         except StudioError as error:
             return [self._fail(key, error)]
         events: list[Event] = [Chunk(key, chunk)] if chunk.samples.shape[1] else []
         if complete:
             self.evict(key)
-            events.append(Finished(key, voice.clip()))
+            events.append(Finished(key, voice.clip(), whole, told(voice.metre)))
         return events
 
     def _fail(self, key: str, error: StudioError) -> Failed:

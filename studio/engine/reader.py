@@ -163,10 +163,10 @@ class PromptEncoder:
         self._device = device
 
     @torch.inference_mode()
-    def encode(self, prompt: str, steps: int, seed: int) -> Conditions:
-        """The prompt at a tempo it allows; one that asks for an ending gets it."""
+    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None) -> Conditions:
+        """The prompt in this metre, or at a tempo it allows; one that asks for an ending gets it."""
         cross, scores = self._read(prompt)
-        metre = drawn_metre(prompt, scores, seed)
+        metre = metre or drawn_metre(prompt, scores, seed)
         if ENDS.search(prompt):
             metre = metre.ending_by(steps, LAST_CHORD_S)
         return self._conditions(cross, scores, metre, steps)
@@ -195,7 +195,8 @@ class PromptEncoder:
         clock = torch.from_numpy(metre.clock(steps)).to(self._device)
         prompted = expected(scores, SHARPNESS)
         attributes = torch.cat([prompted, torch.zeros_like(prompted)])  # prompted, null
-        return Conditions(cross=cross[0], summed=self._conditioner(attributes, clock.expand(2, -1, -1)))
+        summed = self._conditioner(attributes, clock.expand(2, -1, -1))
+        return Conditions(cross=cross[0], summed=summed, metre=metre)
 
 
 def drawn_metre(prompt: str, scores: Mapping[str, Tensor], seed: int) -> Metre:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from studio.engine.metre import Metre
 from studio.engine.model import Conditions
 
 RECENT_PROMPTS = 32  # retries, batches and variations repeat a prompt
@@ -46,7 +47,7 @@ class RecentPrompts:
     def __init__(self, encoder: T5Encoder) -> None:
         self._encode = lru_cache(RECENT_PROMPTS)(encoder.encode)
 
-    def encode(self, prompt: str, steps: int, seed: int) -> Conditions:
+    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None) -> Conditions:
         """The prompt's conditions, the same for any number of steps and any seed."""
         return self._encode(prompt)
 

@@ -101,6 +101,13 @@ class CrossAttention(nn.Module):
         both: Tensor = self.out.add(torch.stack([mixed, torch.zeros_like(mixed)], dim=1).view(x.shape), x)
         return both
 
+    def prefill(self, x: Tensor, prompt: Tensor, heads: int) -> Tensor:
+        """The same for the first P tokens of both branches [2, P, dim]; `prompt` [S, 2, heads, head_dim]."""
+        query = _by_row(self.query, self.norm(x[:1])).view(-1, heads, prompt.shape[-1]).transpose(0, 1)
+        key, value = prompt.permute(1, 2, 0, 3)  # [heads, S, head_dim] each
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # [heads, P, head_dim]
+        return torch.cat([x[:1] + _by_row(self.out, mixed.transpose(0, 1).flatten(1)[None]), x[1:]])
+
 
 class Layer(nn.Module):
     """One layer: self-attention, cross-attention, feed-forward."""
@@ -127,12 +134,16 @@ class Layer(nn.Module):
         y: Tensor = self.down.add(self.up.gelu(self.norm_ffn(x)), x)
         return y
 
-    def prefill(self, x: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-        """The first P tokens of both branches [2, P, dim] to [2, P, dim] and their keys and values [2, P, 2 * dim]."""
+    def prefill(self, x: Tensor, heads: int, prompt: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The first P tokens of both branches [2, P, dim] to [2, P, dim] and their keys and values [2, P, 2 * dim];
+        `prompt` [S, 2, heads, head_dim] is what cross-attention reads."""
         qkv = _by_row(self.qkv, self.norm_self(x))
         query, key, value = qkv.view(*x.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)  # [2, heads, P, head_dim] each
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
         x = x + _by_row(self.out, mixed.transpose(1, 2).flatten(2))
+        if self.cross is not None:
+            assert prompt is not None
+            x = self.cross.prefill(x, prompt, heads)
         return x + _by_row(self.down, F.gelu(_by_row(self.up, self.norm_ffn(x)))), qkv[..., x.shape[2] :]
 
 
@@ -169,7 +180,7 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor, context: Context) -> Tensor:
         """Tokens [A, K] at positions [A] to both branches' logits [A, 2, K, card] in fp32."""
         c = self.config
-        x = F.embedding(tokens + self.offsets, self.embedding).sum(1) + self.positions[position]  # [A, dim]
+        x = self.embed(tokens) + self.positions[position]  # [A, dim]
         both = x[:, None].expand(-1, 2, -1)
         x = (both if context.summed is None else both + context.summed).reshape(-1, c.dim)  # [2 A, dim]
         for at, layer in enumerate(self.layers):
@@ -177,12 +188,17 @@ class Transformer(nn.Module):
         logits: Tensor = self.head(self.norm(x))
         return logits.view(-1, 2, c.codebooks, c.cardinality).float()
 
-    def prefill(self, prefix: Tensor) -> Tensor:
-        """Conditions [2, P, dim] before the codes, to their keys and values [2, layers, P, 2, heads, head_dim]."""
-        x, written = prefix.to(self.positions) + self.positions[: prefix.shape[1]], []
-        for layer in self.layers:
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Tokens [..., K] to [..., dim], without their positions."""
+        return F.embedding(tokens + self.offsets, self.embedding).sum(-2)
+
+    def prefill(self, known: Tensor, prompt: Tensor | None) -> Tensor:
+        """What both branches begin with [2, P, dim], all at once, to its keys and values [2, layers, P, 2, heads,
+        head_dim]; `prompt` as `prompt_keys_values` gives it."""
+        x, written = known.to(self.positions) + self.positions[: known.shape[1]], []
+        for at, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            x, keys_values = layer.prefill(x, self.config.heads)
+            x, keys_values = layer.prefill(x, self.config.heads, None if prompt is None else prompt[at])
             written.append(keys_values)
         return torch.stack(written, dim=1).view(2, len(self.layers), -1, 2, self.config.heads, self.config.head_dim)
 

@@ -224,7 +224,7 @@ def _whole(lanes: Collection[int]) -> ColumnElement[bool]:
 def pace_of(session: Session, model: str, devices: Collection[str] = ()) -> Pace | None:
     """What a job of `model` takes, learned from the last ones that finished: those on the devices, if there are any.
     None before the first."""
-    made = and_(completed, col(Job.model) == model)
+    made = and_(completed, col(Job.model) == model, col(Job.continue_from).is_(None))  # a part of those was there
     facts = (col(Job.track_duration), col(Job.generation_time_seconds), col(Job.together), col(Job.device))
     rows = session.exec(select(*facts).where(made).order_by(col(Job.id).desc()).limit(RECENT)).all()
     rows = [row for row in rows if row[-1] in devices] or rows

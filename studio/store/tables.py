@@ -92,6 +92,8 @@ class Job(SQLModel, table=True):
     cfg_coef: float
     seed: int = Field(sa_type=BigInteger)
     webhook_url: str | None = Field(default=None, sa_type=String(URL_MAX))
+    continue_from: str | None = Field(default=None, sa_type=Name(40))  # the id of a completed job, or of a clip
+    continue_seconds: float | None = None  # of it are kept
 
     priority: int = 0  # the highest goes first
     queued_at: datetime = Field(default_factory=utcnow)  # a retry by hand begins to wait anew

@@ -6,7 +6,7 @@ A small decoder uses one core, so there is a process for each, with an engine of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,15 +14,11 @@ from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from studio.engine import catalog, weights
 from studio.engine.base import Engine, Failed, Finished
 from studio.engine.loader import pick_device, pick_precision, pick_threads
-from studio.engine.model import Codec
 from studio.engine.musicgen import MusicGenEngine
-from studio.engine.streaming import Stream
 from studio.schemas import GenerationRequest
 from studio.settings import Settings
 
@@ -68,23 +64,21 @@ class Musician:
         device = pick_device(settings.device)
         model = weights.load(catalog.resolve(str(assets), settings), settings, device, lambda *_: None)
         pick_threads(sum(tensor.numel() for tensor in model.lm.values()))
-        self._codec = _Recorder(model.codec)
-        precision = pick_precision(settings.precision, device)
-        self._engine: Engine = MusicGenEngine(replace(model, codec=self._codec), device, precision, slots)
+        self._engine: Engine = MusicGenEngine(model, device, pick_precision(settings.precision, device), slots)
 
     def play(self, requests: Sequence[GenerationRequest]) -> list[Take]:
         """A take for each request, in their order."""
-        waiting, tapes, takes = list(enumerate(requests)), dict[str, _Tape](), dict[str, Take]()
+        waiting, takes = list(enumerate(requests)), dict[str, Take]()
         while len(takes) < len(requests):
             while waiting and self._engine.free_slots:
                 number, request = waiting.pop(0)
                 self._engine.admit(str(number), request)
-                tapes[str(number)] = self._codec.last_opened
             for event in self._engine.step():
                 if isinstance(event, Failed):
                     raise event.error
                 if isinstance(event, Finished):
-                    takes[event.key] = Take(event.clip.samples[0], tapes.pop(event.key).codes)
+                    assert event.codes is not None
+                    takes[event.key] = Take(event.clip.samples[0], event.codes.astype(np.uint16))
         return [takes[str(number)] for number in range(len(requests))]
 
 
@@ -93,35 +87,3 @@ _musician = cache(Musician)  # one a process
 
 def _play(assets: Path, slots: int, requests: Sequence[GenerationRequest]) -> list[Take]:
     return _musician(assets, slots).play(requests)
-
-
-class _Recorder:
-    """A codec that keeps the codes which pass through its streams."""
-
-    def __init__(self, codec: Codec) -> None:
-        self._codec = codec
-        self.sample_rate, self.channels = codec.sample_rate, codec.channels
-        self.frame_rate, self.codebooks = codec.frame_rate, codec.codebooks
-
-    def decode(self, codes: Tensor) -> Tensor:
-        return self._codec.decode(codes)
-
-    def stream(self) -> Stream:
-        self.last_opened = _Tape(self._codec.stream())
-        return self.last_opened
-
-
-class _Tape:
-    """A stream and the codes that went into it."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._parts: list[Tensor] = []
-
-    def push(self, codes: Tensor, last: bool) -> Tensor:
-        self._parts.append(codes.cpu())
-        return self._stream.push(codes, last)
-
-    @property
-    def codes(self) -> Codes:
-        return torch.cat(self._parts, dim=1).numpy().astype(np.uint16)

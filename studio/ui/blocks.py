@@ -25,7 +25,7 @@ def build(studio: Studio) -> gr.Blocks:
         memory = batch.memory()
         with gr.Tabs():
             with gr.Tab("Prompt", id="prompt") as prompt_tab:
-                prompts, mine = prompt.build(studio, page)
+                prompts, mine, continue_from = prompt.build(studio, page)
             with gr.Tab("Batch", id="batch") as batch_tab:
                 batches = batch.build(studio, page, mine, memory)
             with gr.Tab("Queue", id="queue") as queue_tab:
@@ -36,10 +36,9 @@ def build(studio: Studio) -> gr.Blocks:
         for choice in (prompt_tab, batch_tab, queue_tab, system_tab):
             choice.select(lambda name=choice.id: name, None, tab, **QUIET)
         lists = [part.shows[-1] for part in (prompts, batches, queues)]
-        parts = {
-            "prompt": prompts, "batch": batches, "queue": queues, "system": systems,
-            "/drawer": drawer.build(studio, mine, lists),
-        }  # fmt: skip
+        drawers = drawer.build(studio, mine, lists)
+        continue_from([*prompts.shows[-1:], *drawers.shows])
+        parts = {"prompt": prompts, "batch": batches, "queue": queues, "system": systems, "/drawer": drawers}
         keep_live(page, tab, studio.version, parts)
     return page
 

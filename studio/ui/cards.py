@@ -143,6 +143,7 @@ def facts(job: JobView) -> str:
         "top-k": job.top_k,
         "top-p": f"{job.top_p:g}",
         "guidance": f"{job.cfg_coef:g}",
+        "goes on after": job.continue_seconds and seconds(job.continue_seconds),
         "made in": seconds(job.generation_time_seconds) if job.generation_time_seconds is not None else None,
     }
     del pairs["top-k" if job.top_p else "top-p"]  # top_p replaces top_k
@@ -155,7 +156,12 @@ def actions(job: JobView) -> str:
     buttons = {
         JobStatus.PENDING: [button("cancel", job, "Cancel", "stop")],
         JobStatus.PROCESSING: [button("cancel", job, "Cancel", "stop")],
-        JobStatus.COMPLETED: [download(job), button("again", job, "Again with a new seed"), reuse(job)],
+        JobStatus.COMPLETED: [
+            download(job),
+            button("continue", job, "Continue"),
+            button("again", job, "Again with a new seed"),
+            reuse(job),
+        ],
         JobStatus.FAILED: [button("retry", job, "Try again"), reuse(job)],
         JobStatus.CANCELLED: [button("retry", job, "Try again"), reuse(job)],
     }[job.status]
@@ -327,6 +333,20 @@ def model_choice(info: ModelInfo) -> str:
     """A model in the list of all: what it is, weighs and may be used for."""
     terms = f" ({_bytes(info.download_bytes)}, {info.licence})" if info.download_bytes else ""
     return f"{info.title} – {info.what}{terms}"
+
+
+def opening(title: str | None) -> str:
+    """What the next piece goes on from, and a way to let go of it; or a way to bring a file."""
+    if title is None:
+        what = '<label>Go on from a file of yours<input type="file" accept="audio/*,.flac,.aiff" data-bring></label>'
+    else:
+        what = (
+            f'<span>Goes on from <b>{escape(title)}</b></span><button type="button" class="plain" data-do="let_go" '
+            'data-what="" aria-label="Do not go on from it" title="Do not go on from it">✕</button>'
+        )
+    state = "empty" if title is None else "chosen"
+    brought = '<button type="button" data-do="brought" data-what="" hidden></button><span role="status"></span>'
+    return f'<div class="opening {state}" data-key="{state}">{what}{brought}</div>'
 
 
 def chips(prompts: Iterable[str], into: str) -> str:

@@ -38,7 +38,7 @@ def build(studio: Studio, mine: Mine, lists: Sequence[gr.HTML]) -> Part:
 
     def turn(event: gr.EventData, now: str | None) -> Any:
         name, job_id = action(event)
-        if name not in ("open", "close"):
+        if name not in ("open", "close", "continue"):  # which goes on in the prompt tab
             return gr.skip()
         wanted = job_id if name == "open" else None
         return wanted, show(studio, wanted)
@@ -75,7 +75,11 @@ def _actions(job: JobView) -> str:
     buttons = {
         JobStatus.PENDING: [button("front", job, "To the front"), button("cancel", job, "Cancel", "stop")],
         JobStatus.PROCESSING: [button("cancel", job, "Stop", "stop")],
-        JobStatus.COMPLETED: [cards.download(job), button("again", job, "Again with a new seed")],
+        JobStatus.COMPLETED: [
+            cards.download(job),
+            button("continue", job, "Continue"),
+            button("again", job, "Again with a new seed"),
+        ],
         JobStatus.FAILED: [button("retry", job, "Try again")],
         JobStatus.CANCELLED: [button("retry", job, "Try again")],
     }[job.status]
@@ -105,6 +109,7 @@ def _recipe(job: JobView) -> str:
         "Temperature": f"{job.temperature:g}",
         "Top-k": None if job.top_p else job.top_k,
         "Top-p": f"{job.top_p:g}" if job.top_p else None,
+        "Goes on from": job.continue_seconds and f"the first {seconds(job.continue_seconds)} of {job.continue_from}",
         "Priority": f"{job.priority:+}" if job.priority else None,
         "Starts after": ", ".join(job.after) or None,
         "Audio": track and f"{track.sample_rate / 1000:g} kHz, {_channels(track.channels)}, {track.format}, "

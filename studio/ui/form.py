@@ -32,6 +32,8 @@ LABELS = {
     "after": "Starts after",
     "webhook_url": "Webhook",
     "variations": "Takes",
+    "continue_from": "Go on from",
+    "continue_seconds": "Keep",
 }
 
 
@@ -72,9 +74,9 @@ def controls(studio: Studio, *, folded: bool = True) -> Controls:
     return Controls(model, duration, temperature, top_k, top_p, cfg_coef, seed, priority, after, webhook)
 
 
-def request_of(prompt: str, *values: Any) -> GenerationRequest:
-    """The request that the form's values make. Raises pydantic's ValidationError."""
-    return GenerationRequest(prompt=prompt, **values_of(*values))
+def request_of(prompt: str, *values: Any, **more: Any) -> GenerationRequest:
+    """The request that the form's values make, and `more`. Raises pydantic's ValidationError."""
+    return GenerationRequest(prompt=prompt, **values_of(*values), **more)
 
 
 def values_of(*values: Any) -> dict[str, Any]:

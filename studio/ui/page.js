@@ -183,6 +183,7 @@
     if (at("[data-copy]")) copy(at("[data-copy]"));
     if (at("#theme-switch")) setDark(!document.body.classList.contains("dark"));
     if (at("[data-do=open]")) closed = undefined;
+    if (at("[data-do=continue]")) toComposer();
     if (at(".drawer .close")) {
       closed = at(".drawer").dataset.job;
       at(".drawer").classList.add("closing"); // at once; the server hears of it
@@ -221,21 +222,62 @@
   // A reload comes back to the tab that was open. (The page has a <base>: `#queue` alone would drop `?job=…`.)
   function remember(tab) {
     const { pathname, search } = location;
-    history.replaceState(null, "", `${pathname}${search}#${tab.textContent.trim().toLowerCase()}`);
+    history.replaceState(null, "", `${pathname}${search}#${nameOf(tab)}`);
   }
+
+  const nameOf = (tab) => tab.textContent.trim().toLowerCase();
+  const tabNamed = (name) => [...document.querySelectorAll("[role=tab]")].find((tab) => nameOf(tab) === name);
 
   function openTab(tries = 100) {
     const name = location.hash.slice(1);
     if (!name) return;
-    const tab = [...document.querySelectorAll("[role=tab]")].find((each) => each.textContent.trim().toLowerCase() === name);
+    const tab = tabNamed(name);
     if (tab) tab.click();
     else if (tries) setTimeout(() => openTab(tries - 1), 50);
   }
 
-  function type(into, text) {
+  async function toComposer() {
+    const composer = document.querySelector("#composer");
+    if (!composer.offsetParent) tabNamed("prompt").click();
+    while (!composer.offsetParent) await new Promise(requestAnimationFrame);
+    composer.scrollIntoView({ behavior: "smooth" });
+  }
+
+  // A file of one's own to go on from: chosen, or dropped where the prompt is written.
+
+  async function bring(file) {
+    const strip = document.querySelector("#opening .opening");
+    if (!strip || !file) return;
+    const said = strip.querySelector("[role=status]");
+    said.textContent = `Sending ${file.name} …`;
+    const answer = await fetch("/api/v1/clips", { method: "POST", body: file }).catch(() => null);
+    const told = await answer?.json().catch(() => null);
+    if (!answer?.ok) {
+      const wrong = told?.detail?.[0].message;
+      said.textContent = wrong ? `This file ${wrong}.` : told?.error || "The file could not be sent.";
+      return;
+    }
+    const button = strip.querySelector("[data-do=brought]");
+    button.dataset.what = `${told.clip_id} ${file.name}`;
+    button.click();
+  }
+
+  document.addEventListener("change", ({ target }) => {
+    if (!target.matches?.("[data-bring]")) return;
+    bring(target.files[0]);
+    target.value = ""; // the same file can be chosen again
+  });
+
+  for (const event of ["dragover", "drop"])
+    document.addEventListener(event, (drag) => {
+      if (!drag.target.closest?.("#composer") || !drag.dataTransfer?.types.includes("Files")) return;
+      drag.preventDefault();
+      if (event === "drop") bring(drag.dataTransfer.files[0]);
+    });
+
+  async function type(into, text) {
     const box = document.querySelector(into);
-    const panel = box.closest("[role=tabpanel]");
-    if (!box.offsetParent) document.getElementById(panel?.getAttribute("aria-labelledby"))?.click();
+    if (!box.offsetParent) await toComposer();
     box.focus();
     box.select();
     document.execCommand("insertText", false, text); // unlike an assignment this can be undone with Ctrl+Z

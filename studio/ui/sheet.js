@@ -6,9 +6,10 @@
   const COLUMNS = [
     ["prompt", "Prompt"], ["duration", "Duration"], ["seed", "Seed"], ["variations", "Takes"], ["model", "Model"],
     ["cfg_coef", "Guidance"], ["temperature", "Temperature"], ["top_k", "Top-k"], ["top_p", "Top-p"],
-    ["priority", "Priority"], ["after", "After"], ["webhook_url", "Webhook"],
+    ["priority", "Priority"], ["after", "After"], ["continue_from", "Go on from"], ["continue_seconds", "Keep"],
+    ["webhook_url", "Webhook"],
   ];
-  const KINDS = { model: 'list="models"', after: 'placeholder="#1"', webhook_url: 'inputmode="url"' };
+  const KINDS = { model: 'list="models"', after: 'placeholder="#1"', continue_from: 'placeholder="gen_…"', webhook_url: 'inputmode="url"' };
   const FEW = 4; // columns that are always shown
   const BLANK_ROWS = 3;
   const TELL_AFTER_MS = 250;

@@ -163,7 +163,8 @@ def _plan(studio: Studio, text: str, values: tuple[Any, ...]) -> tuple[Plan, dic
     known: dict[tuple[object, ...], InvalidRequest | None] = {}
 
     def check(request: GenerationRequest) -> None:
-        asked = (request.model, request.webhook_url, *request.after)
+        kept = request.continue_from and (request.continue_from, request.continue_seconds, request.duration)
+        asked = (request.model, request.webhook_url, kept, *request.after)
         if asked not in known:
             known[asked] = _refused(studio, request)
         if error := known[asked]:

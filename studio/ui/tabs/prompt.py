@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -13,6 +15,7 @@ from studio.ui import cards
 from studio.ui.actions import Mine, act_on_jobs, found, with_newest
 from studio.ui.form import client_of, controls, problems, request_of
 from studio.ui.live import AS_TEXT, QUIET, Part, live
+from studio.ui.opening import Opening, Source
 
 EXAMPLES = [
     "lo-fi hip hop beat to study to, 80 bpm",
@@ -27,8 +30,8 @@ EXAMPLES = [
 ]
 
 
-def build(studio: Studio, page: gr.Blocks) -> tuple[Part, Mine]:
-    """The tab, and the ids of this browser's jobs."""
+def build(studio: Studio, page: gr.Blocks) -> tuple[Part, Mine, Callable[[Sequence[gr.HTML]], None]]:
+    """The tab, the ids of this browser's jobs, and what lets jobs be continued here that are shown anywhere."""
     mine = Mine(gr.BrowserState([], storage_key="studio-jobs", secret="studio"), gr.State([]))
     draft = gr.BrowserState("", storage_key="studio-draft", secret="studio")
     asked = gr.State(None)
@@ -40,6 +43,7 @@ def build(studio: Studio, page: gr.Blocks) -> tuple[Part, Mine]:
             )  # fmt: skip
             at_prompt = gr.HTML("", elem_classes=["maybe"], apply_default_css=False)
             gr.HTML(cards.chips(EXAMPLES, "#prompt textarea"), apply_default_css=False)
+            opening = Opening(studio)
             form = controls(studio)
             at_form = gr.HTML("", elem_classes=["maybe"], apply_default_css=False)
             generate = gr.Button("Generate", variant="primary", size="lg", elem_classes=["go"])
@@ -50,21 +54,24 @@ def build(studio: Studio, page: gr.Blocks) -> tuple[Part, Mine]:
             recent = live(cards.EMPTY)
 
     def submit(
-        request: gr.Request, mine: list[str] | None, here: list[str], prompt: str, *values: Any
-    ) -> tuple[Any, str, str]:
+        request: gr.Request, mine: list[str] | None, here: list[str], source: Source | None, keep: float, prompt: str,
+        *values: Any,
+    ) -> tuple[Any, str, str]:  # fmt: skip
         try:
-            accepted = studio.submit(request_of(prompt, *values), client_of(request, studio))
+            asked = request_of(prompt, *values, **opening.asked(source, keep))
+            accepted = studio.submit(asked, client_of(request, studio))
         except (ValidationError, StudioError) as error:
             return gr.skip(), *problems(error)
         return with_newest(mine, here, accepted.job_id), "", ""
 
-    given = [mine.stored, mine.here, prompt, *form.all]
+    given = [mine.stored, mine.here, *opening.given, prompt, *form.all]
     generate.click(submit, given, [mine.stored, at_prompt, at_form], trigger_mode="multiple", **QUIET)
     act_on_jobs(studio, recent, mine)
     prompt.change(None, prompt, draft, js=AS_TEXT, **QUIET)
     page.load(None, draft, prompt, js=AS_TEXT, **QUIET)
     page.load(_asked_for, None, asked, **QUIET)
-    return Part([mine.stored, asked], [paused, recent], lambda *view: show(studio, *view)), mine
+    listen = partial(opening.listen, prompt, form)
+    return Part([mine.stored, asked], [paused, recent], lambda *view: show(studio, *view)), mine, listen
 
 
 def _asked_for(request: gr.Request) -> str | None:

@@ -1,0 +1,116 @@
+"""What the next piece goes on from: a strip in the prompt tab that says so, takes a file and lets go of it again, and
+how much of it is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import gradio as gr
+
+from studio.errors import StudioError
+from studio.runtime import Studio
+from studio.schemas import CONTINUE_MIN_S, DURATION_MAX_S, RECIPE_FIELDS, JobView
+from studio.ui import cards
+from studio.ui.form import LABELS, Controls, sentences
+from studio.ui.live import QUIET, action, live
+
+ADDED_S = 8.0  # that a continuation adds, if nobody says otherwise
+KEPT_S = 20.0  # of music that is as long as a piece can be
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is gone on from."""
+
+    name: str  # a job's or a clip's id
+    title: str
+    seconds: float
+
+    @property
+    def most(self) -> float:
+        """Seconds of it that can be kept."""
+        return min(math.floor(10 * self.seconds) / 10, DURATION_MAX_S - 1)
+
+    @property
+    def kept(self) -> float:
+        """Seconds of it that are kept, if nobody says otherwise: all, where that leaves room for more."""
+        return self.most if self.seconds < DURATION_MAX_S - 1 else KEPT_S
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the whole, if nobody says otherwise."""
+        return min(DURATION_MAX_S, float(math.ceil(self.kept + ADDED_S)))
+
+
+class Opening:
+    """The strip and the slider below it. `given` are their inputs to a listener, which `asked` turns into fields."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self._source = gr.State(None)
+        self._strip = live(cards.opening(None), elem_id="opening")
+        self._keep = gr.Slider(
+            CONTINUE_MIN_S, DURATION_MAX_S, step=0.1, label=LABELS["continue_seconds"], visible=False,
+            info="Seconds of its beginning. Duration is the length of the whole.",
+        )  # fmt: skip
+
+    @property
+    def given(self) -> list[Any]:
+        return [self._source, self._keep]
+
+    @staticmethod
+    def asked(source: Source | None, keep: float) -> dict[str, Any]:
+        """What a request says of it."""
+        return {"continue_from": source.name, "continue_seconds": float(keep)} if source else {}
+
+    def listen(self, prompt: gr.Textbox, form: Controls, shown: Sequence[gr.HTML]) -> None:
+        """Listen to the strip, and to the buttons of the jobs that are `shown`."""
+        names = [field.name for field in fields(form)]
+        filled = [self._source, self._strip, self._keep, prompt, *form.all]
+
+        def act(event: gr.EventData) -> Any:
+            name, what = action(event)
+            try:
+                source, values = self._chosen(name, what)
+            except StudioError as error:
+                gr.Warning(cards.escape(" ".join(sentences(error))))
+                return gr.skip()
+            except _NotMine:
+                return gr.skip()
+            shows = [values.get(name, gr.skip()) for name in ("prompt", *names)]
+            return source, cards.opening(source.title if source else None), _slider(source), *shows
+
+        clicks = [self._strip.click, *(html.click for html in shown)]
+        gr.on(clicks, act, None, filled, trigger_mode="multiple", **QUIET)  # also while another click is answered
+
+    def _chosen(self, name: str, what: str) -> tuple[Source | None, dict[str, Any]]:
+        """What a click means: the source from now on, and what the form's controls become."""
+        match name:
+            case "continue":
+                job = self._studio.job(what)
+                source = Source(what, job.prompt, self._studio.length_of(what))
+                return source, _recipe(job) | {"duration": source.duration, "seed": ""}
+            case "brought":
+                clip_id, _, title = what.partition(" ")
+                source = Source(clip_id, title, self._studio.length_of(clip_id))
+                return source, {"duration": source.duration}
+            case "let_go":
+                return None, {}
+        raise _NotMine
+
+
+class _NotMine(Exception):
+    """Another listener's click."""
+
+
+def _recipe(job: JobView) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in RECIPE_FIELDS}
+
+
+def _slider(source: Source | None) -> gr.Slider:
+    if source is None:
+        return gr.Slider(visible=False)
+    return gr.Slider(maximum=source.most, value=source.kept, visible=True)
