@@ -334,7 +334,7 @@ def test_a_bundle_with_a_damaged_file_is_said_so(file: str, bundle: Path, settin
 def test_a_bundle_from_another_studio_is_said_so(bundle: Path, settings: Settings) -> None:
     described = json.loads((bundle / "config.json").read_text())
     (bundle / "config.json").write_text(json.dumps({**described, "format": 99}))
-    with pytest.raises(CheckpointError, match="has format 99; this studio reads 2"):
+    with pytest.raises(CheckpointError, match="has format 99; this studio reads 3"):
         load("mini", settings)
 
 
