@@ -117,8 +117,8 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
 
 ## What to expect
 General MIDI instruments, no voices, no recordings' sound. It knows the genres, instruments, moods and tempi of its
-composer, and words near to them. How well is measured below: what a prompt asks for is heard more often than by chance,
-and far from always: a named tempo is kept, "drums" and "no drums" are often not heeded. Its loss was still falling when
+composer, and words near to them. How well is measured below: drums or none are nearly always as asked for, slow or fast
+mostly, genre and lead instrument far more often than by chance, and far from always. Its loss was still falling when
 training ended. How to make a better one is in `studio/training/mini.toml`.
 
 ## Licence

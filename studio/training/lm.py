@@ -74,6 +74,7 @@ class LmTraining:
     damage_frames: int = 8  # of one gap
     null_share: float = 0.12  # of the prompts are dropped, for classifier-free guidance
     truth_share: float = 0.4  # of a piece's attributes are told as they are, the others as its caption lets expect them
+    ending_share: float = 0.2  # of the crops are the ends of their pieces, else a model hears few endings
     codebook_weights: tuple[float, ...] = (1.6, 1.0, 0.7, 0.7)
     start_weight: float = 6.0  # of a sequence's first frame; a prompt says most where no music has been heard yet
     start_fade_frames: float = 30.0  # in which that falls to 1, but for 1/e of what it exceeds it by
@@ -308,24 +309,26 @@ class CodedMusic:
         """Random crops of `frames` with fresh captions, of which some are dropped."""
         rng = Random(f"{config.seed}/{step}")
         rows = [rng.randrange(len(self)) for _ in range(size)]
-        starts = [self._start(row, frames, rng) for row in rows]
+        ends = [rng.random() < config.ending_share for _ in rows]
+        starts = [self._start(row, frames, end, rng) for row, end in zip(rows, ends, strict=True)]
         crops = [self.codes[row][:, start : start + frames] for row, start in zip(rows, starts, strict=True)]
         codes = torch.from_numpy(np.stack(crops).astype(np.int64))
-        times = [self._time(row, start, rng) for row, start in zip(rows, starts, strict=True)]
-        told = self._told(rows, [caption(self.descriptions[row], rng) for row in rows], config.truth_share, rng)
+        told = [end or rng.random() < 0.5 for end in ends]
+        times = [self._time(*each) for each in zip(rows, starts, told, strict=True)]
+        said = self._said(rows, [caption(self.descriptions[row], rng) for row in rows], config.truth_share, rng)
         dropped = torch.tensor([rng.random() < config.null_share for _ in rows])
-        return Batch(codes, damaged(codes, step, config), *told, _clocks(times, frames)).without_prompts(dropped)
+        return Batch(codes, damaged(codes, step, config), *said, _clocks(times, frames)).without_prompts(dropped)
 
     def first(self, size: int, frames: int) -> Batch:
         """The beginnings of the first pieces, each with one caption; the same every time."""
         rng = Random(0)
         rows = range(min(size, len(self)))
         codes = torch.from_numpy(np.stack([self.codes[row][:, :frames] for row in rows]).astype(np.int64))
-        told = self._told(rows, [caption(self.descriptions[row], rng) for row in rows], 0.0, rng)
-        return Batch(codes, codes, *told, _clocks([self.descriptions[row].time for row in rows], frames))
+        said = self._said(rows, [caption(self.descriptions[row], rng) for row in rows], 0.0, rng)
+        return Batch(codes, codes, *said, _clocks([self.descriptions[row].time for row in rows], frames))
 
     @torch.no_grad()
-    def _told(
+    def _said(
         self, rows: Sequence[int], captions: Sequence[str], truth_share: float, rng: Random
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What the captions say [B, L, dim], its mask [B, L], and the attributes [B, A]: some true, others expected."""
@@ -338,15 +341,16 @@ class CodedMusic:
                 attributes.append(torch.where(is_true, self.truth[name][list(rows)], expected({name: score})))
         return condition, mask, torch.cat(attributes, dim=1)
 
-    def _start(self, row: int, frames: int, rng: Random) -> int:
-        """A bar line: music that is made begins with one."""
+    def _start(self, row: int, frames: int, end: bool, rng: Random) -> int:
+        """A bar line, since music that is made begins with one; the last from which the crop is whole, or any."""
         bar = self.descriptions[row].time.bar
-        return bar * rng.randrange((self.codes[row].shape[1] - frames) // bar + 1)
+        last = (self.codes[row].shape[1] - frames) // bar
+        return bar * (last if end else rng.randrange(last + 1))
 
-    def _time(self, row: int, start: int, rng: Random) -> Metre:
-        """The piece's from `start` on; where it ends is told to every other."""
+    def _time(self, row: int, start: int, told: bool) -> Metre:
+        """The piece's from `start` on, and where it ends if that is told."""
         time = self.descriptions[row].time
-        if rng.random() < 0.5:
+        if not told:
             return time
         end = time.ending_by(self.codes[row].shape[1], LAST_CHORD_S).end
         assert end is not None
