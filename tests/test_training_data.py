@@ -179,8 +179,10 @@ def test_captions_tell_the_truth_about_metre(pieces: list[Piece]) -> None:
 def test_captions_tell_the_truth_about_tempo(pieces: list[Piece]) -> None:
     for description, texts in _descriptions(pieces):
         others = [word for tempo, ways in words.TEMPOS.items() if tempo != description.tempo for word in ways.training]
+        own = sorted(words.TEMPOS[description.tempo].training, key=len, reverse=True)
         for text in texts:
-            assert not re.search(rf"\b({'|'.join(others)})\b", text.lower()), (text, description)
+            bare = re.sub(rf"\b({'|'.join(own)})\b", "", text.lower())  # "not too fast"
+            assert not re.search(rf"\b({'|'.join(others)})\b", bare), (text, description)
             assert all(int(bpm) == description.bpm for bpm in re.findall(r"(\d+) ?bpm", text.lower()))
 
 

@@ -30,7 +30,7 @@ TINY = lm.LmTraining(
     held_out_pieces=4, held_out_frames=60, held_out_every_minutes=0.01, log_every=2,
     device="cpu",
 )  # fmt: skip
-READER = reading.ReaderTraining(dim=32, steps=300, batch=16, descriptions=64)
+READER = reading.ReaderTraining(dim=32, steps=150, batch=16, descriptions=64)
 
 
 def test_audiocraft_computes_the_same_logits_from_the_same_weights() -> None:
