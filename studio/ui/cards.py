@@ -344,7 +344,7 @@ def opening(title: str | None) -> str:
             f'<span>Goes on from <b>{escape(title)}</b></span><button type="button" class="plain" data-do="let_go" '
             'data-what="" aria-label="Do not go on from it" title="Do not go on from it">✕</button>'
         )
-    state = "empty" if title is None else "chosen"
+    state = "open" if title is None else "chosen"
     brought = '<button type="button" data-do="brought" data-what="" hidden></button><span role="status"></span>'
     return f'<div class="opening {state}" data-key="{state}">{what}{brought}</div>'
 
