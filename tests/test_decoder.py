@@ -243,35 +243,32 @@ def test_an_evicted_request_leaves_at_once_and_the_others_go_on(mono: Oracle) ->
     assert {key: torch.equal(codes[key], expected[key]) for key in expected} == dict.fromkeys(expected, True)
 
 
+def joined(reference: Oracle, precision: str = "fp32") -> dict[str, Tensor]:
+    """The codes of a request that others join after three steps."""
+    requests = list(zip(PROMPTS, FRAMES, SAMPLINGS[:1] * 4, strict=True))
+    shared = decoder(reference, precision=precision)
+    for at, (prompt, frames, sampling) in enumerate(requests):
+        shared.admit(str(at), reference.conditions(prompt), frames, sampling)
+        for _ in range(0 if at else 3):
+            shared.step()
+    return finish(shared, [str(at) for at in range(len(requests))])
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_a_recorded_step_does_what_the_step_does(
     reference: Oracle, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One recording serves any number of requests and any length."""
-    requests = [
-        (str(at), reference.conditions(prompt), frames, sampling)
-        for at, (prompt, frames, sampling) in enumerate(zip(PROMPTS, FRAMES, SAMPLINGS[:1] * 4, strict=True))
-    ]
     made = []
     for worth in (10**6, 1):
         monkeypatch.setattr("studio.engine.recording.WORTH_RECORDING", worth)
-        shared = decoder(reference, precision=precision)
-        shared.admit(*requests[0])
-        for _ in range(3):
-            shared.step()
-        for request in requests[1:]:
-            shared.admit(*request)
-        made.append(finish(shared, [key for key, *_ in requests]))
+        made.append(joined(reference, precision))
     for key, codes in made[0].items():
         assert torch.equal(made[1][key], codes), key
 
 
 def test_a_captured_step_reads_whatever_batch_comes(reference: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, but that replaying a graph is running what it captured; keys and values lie as they do there."""
-    requests = [
-        (str(at), reference.conditions(prompt), frames, sampling)
-        for at, (prompt, frames, sampling) in enumerate(zip(PROMPTS, FRAMES, SAMPLINGS[:1] * 4, strict=True))
-    ]
     monkeypatch.setattr("studio.engine.decoder.Bags", Dense)
     made, captured = [], []
 
@@ -281,13 +278,7 @@ def test_a_captured_step_reads_whatever_batch_comes(reference: Oracle, monkeypat
 
     for record in (Traces, lambda step: Graphs(step, capture)):
         monkeypatch.setattr("studio.engine.decoder.recorder", lambda step, _, record=record: record(step))
-        shared = decoder(reference)
-        shared.admit(*requests[0])
-        for _ in range(3):
-            shared.step()
-        for request in requests[1:]:
-            shared.admit(*request)
-        made.append(finish(shared, [key for key, *_ in requests]))
+        made.append(joined(reference))
     for key, codes in made[0].items():
         assert torch.equal(made[1][key], codes), key
     assert 4 <= len(captured) <= 12  # by requests in flight and lengths
@@ -305,8 +296,8 @@ def test_a_step_on_a_gpu_never_waits_for_it(reference: Oracle, precision: str, m
             tokens = torch.empty(5, config.dim, device=gpu)
             prompt = {"cross": tokens} if config.cross_attention else {"prefix": tokens, "null_prefix": tokens}
             imagined.admit(key, Conditions(**prompt), 100, Sampling(0, greedy=True))
-        for _ in range(3):
-            imagined.step()
+        advances = [imagined.step() for _ in range(3)]
+    assert [(advance.key, advance.done) for advance in advances[-1]] == [("first", 3), ("second", 3)]
 
 
 def test_eight_bit_weights_on_a_gpu_are_those_of_the_cpu() -> None:
