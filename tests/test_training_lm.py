@@ -30,7 +30,7 @@ TINY = lm.LmTraining(
     held_out_pieces=4, held_out_frames=60, held_out_every_minutes=0.01, log_every=2,
     device="cpu",
 )  # fmt: skip
-READER = reading.ReaderTraining(dim=32, steps=150, batch=16, descriptions=64)
+READER = reading.ReaderTraining(dim=32, steps=200, batch=16, descriptions=16, learning_rate=4e-3, mixed_share=0.0)
 
 
 def test_audiocraft_computes_the_same_logits_from_the_same_weights() -> None:
@@ -91,7 +91,7 @@ def test_the_reader_learns_what_captions_let_expect(coded_music: Path) -> None:
     _, scores = reader(*pieces.embed([caption(described, rng) for described in music.descriptions * 8]))
     wanted = truth(music.descriptions * 8)
     right = (scores["genre"].argmax(1) == wanted["genre"].argmax(1)).float().mean().item()
-    assert right > 0.1  # a 28th by chance
+    assert right > 0.2  # an eighth is the commonest's
 
 
 def test_what_is_true_of_a_piece_has_its_place_among_the_attributes() -> None:
@@ -166,7 +166,7 @@ def coded_music(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("coded")
     (folder / "text").mkdir()
     pieces = [compose(seed) for seed in range(16)]
-    said = {word for piece in pieces for text in captions(piece.description, Random(0), 20) for word in text.split()}
+    said = [word for piece in pieces for text in captions(piece.description, Random(0), 20) for word in text.split()]
     word_pieces([word.lower().strip(",.") for word in said]).save(folder / "text")
     reading.train(READER, folder / "text")
     (folder / "train").mkdir()
@@ -189,7 +189,7 @@ def word_pieces(words: list[str]) -> WordPieces:
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return WordPieces(tokenizer, torch.randn(len(vocabulary), 8))
+    return WordPieces(tokenizer, torch.randn(len(vocabulary), 8, generator=torch.Generator().manual_seed(0)))
 
 
 def delay_mask(length: int) -> Tensor:
