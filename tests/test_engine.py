@@ -241,7 +241,9 @@ def test_a_slot_takes_the_memory_that_is_planned_for_it(precision: str) -> None:
     cpu = torch.device("cpu")
     held = MusicGenEngine(model(Steps()), cpu, precision, 3)._decoder._step
     assert held.prompts is not None
-    kept = [getattr(each, name, None) for each in (held.own, held.prompts) for name in ("cells", "scales")]
+    kept = [
+        getattr(each, name, None) for each in (held.own, held.prompts) for name in ("cells", "keys", "values", "scales")
+    ]
     config = DecoderConfig(dim=DIM, heads=2, layers=2, ffn=32, cardinality=64)
     assert sum(each.nbytes for each in kept if each is not None) == 3 * bytes_a_slot(config, 200, precision, cpu)
 

@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 from studio.engine import catalog, delay, loader
-from studio.engine.decoder import Decoder
+from studio.engine.decoder import Decoder, layout
 from studio.engine.model import Conditions
 from studio.engine.quiet import quiet
 from studio.engine.sampling import Sampling
@@ -269,9 +269,8 @@ def _bytes_a_step(config: DecoderConfig, precision: str, slots: int, frames: int
         for name, shape in decoder_shapes(config).items()
         if len(shape) == 2 and not name.startswith("emb.")
     )
-    half = precision != "fp32"
-    cell = 2 if half else 4
-    attended = 2 * slots * 2 * config.layers * config.dim * (frames / 2) * cell
+    kind, dtype = layout(precision, device)
+    attended = 2 * slots * config.layers * config.heads * kind.position_bytes(config.head_dim, dtype) * frames / 2
     return weights * WEIGHT_BYTES[precision] + attended
 
 

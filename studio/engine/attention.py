@@ -158,100 +158,106 @@ class Bags(KeysValues):
 
 
 class ByteBags(Bags):
-    """In 8 bits, about 128, with a scale for each head's key and for its value at a position.
+    """In 8 bits. The kernels want quantised embeddings: rows that end in a scale and a bias.
 
-    The kernels want quantised embeddings: rows that end in a scale and a bias. A row of keys holds one channel of BLOCK
-    positions, which do not share a scale; so all rows end in 1 and -128, and the scales stand apart.
+    A value is such a row. A row of keys holds one channel of BLOCK positions, which do not share a scale; so these rows
+    end in 1 and -128, bytes are about 128, and the scale of each head's key at a position stands apart.
     """
 
     TAIL = 8  # bytes of a row's scale and bias
 
-    cells: Tensor  # [layers, both tables], bytes
-    scales: Tensor  # [layers, 2 * rows * heads * length], the keys' and the values'
-    first: Tensor  # [rows, 2, heads, 1], where the scales of position 0 lie
+    keys: Tensor  # [layers, rows * heads * blocks * head_dim, BLOCK + TAIL], bytes
+    values: Tensor  # [layers, rows * heads * length, head_dim + TAIL], bytes
+    scales: Tensor  # [layers, rows * heads * length], of the keys
+    base: Tensor  # [rows, heads, head_dim], where the keys at position 0 lie
+    first: Tensor  # [rows, heads], where their scales and the values do
 
     def __init__(
         self, layers: int, rows: int, heads: int, length: int, head_dim: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         """`dtype`: of the arithmetic, fp32."""
         KeysValues.__init__(self, layers, rows, heads, length, head_dim, device, dtype)
-        each, wide = rows * heads * length, head_dim + self.TAIL
-        self._half = each // BLOCK * head_dim * (BLOCK + self.TAIL)  # bytes of the keys' table
-        cells = _zeros(layers, self._half + each * wide, device=device, dtype=torch.uint8)
-        self.register_buffer("cells", cells, persistent=False)
-        self.register_buffer("scales", _zeros(layers, 2 * each, device=device, dtype=dtype), persistent=False)
-        sequence = torch.arange(rows * heads, device=device).view(rows, 1, heads, 1) * length
+        each = rows * heads * length
+
+        def keep(name: str, *shape: int, dtype: torch.dtype = torch.uint8) -> None:
+            self.register_buffer(name, _zeros(layers, *shape, device=device, dtype=dtype), persistent=False)
+
+        keep("keys", each // BLOCK * head_dim, BLOCK + self.TAIL)
+        keep("values", each, head_dim + self.TAIL)
+        keep("scales", each, dtype=dtype)
+        first = torch.arange(rows * heads, device=device).view(rows, heads) * length
         channel = torch.arange(head_dim, device=device)
-        keys = (sequence // BLOCK * head_dim + channel) * (BLOCK + self.TAIL)
-        base = torch.cat([keys, self._half + sequence * wide + channel], dim=1)
+        base = (first[..., None] // BLOCK * head_dim + channel) * (BLOCK + self.TAIL)
         self.register_buffer("base", base, persistent=False)
-        self.register_buffer("first", torch.cat([sequence, each + sequence], dim=1), persistent=False)
+        self.register_buffer("first", first, persistent=False)
 
     @classmethod
     def position_bytes(cls, head_dim: int, dtype: torch.dtype) -> int:
-        return head_dim * (BLOCK + cls.TAIL) // BLOCK + head_dim + cls.TAIL + 2 * dtype.itemsize
+        return head_dim * (BLOCK + cls.TAIL) // BLOCK + head_dim + cls.TAIL + dtype.itemsize
 
     def places(self, position: Tensor) -> Tensor:
-        """Of the bytes, then of the scales [R, 2 * heads * (head_dim + 1)]."""
+        """Of the keys' bytes [R * heads * head_dim], then of their scales and of the values [R * heads]."""
         key = position // BLOCK * (self.head_dim * (BLOCK + self.TAIL)) + position % BLOCK
-        offset = torch.stack([key, position * (self.head_dim + self.TAIL)], dim=1)  # [R, 2]
-        cells = self.base[: position.shape[0]] + offset[:, :, None, None]
-        scales = self.first[: position.shape[0]] + position[:, None, None, None]
-        return torch.cat([cells.flatten(1), scales.flatten(1)], dim=1)
+        rows = position.shape[0]
+        bytes_, entries = self.base[:rows] + key[:, None, None], self.first[:rows] + position[:, None]
+        return torch.cat([bytes_.flatten(), entries.flatten()])
 
     def write(self, layer: int, places: Tensor, keys_values: Tensor) -> None:
-        rounded, scale = _in_bytes(keys_values.reshape(-1, self.head_dim))
-        bytes_ = 2 * self.heads * self.head_dim
-        self.cells[layer].index_copy_(0, places[:, :bytes_].reshape(-1), rounded.view(-1))
-        self.scales[layer].index_copy_(0, places[:, bytes_:].reshape(-1), scale.view(-1))
+        keys, values = (each.reshape(-1, self.head_dim) for each in keys_values.chunk(2, dim=1))
+        rounded, scale = _in_bytes(keys)
+        entries = places[keys.numel() :]
+        self.keys[layer].view(-1).scatter_(0, places[: keys.numel()], rounded.view(-1))
+        self.scales[layer].scatter_(0, entries, scale.view(-1))
+        self.values[layer].index_copy_(0, entries, _embeddings(values))
 
     def read(self, layer: int, query: Tensor, reach: Reach) -> Tensor:
-        keys = self.cells[layer, : self._half].view(-1, BLOCK + self.TAIL)
-        values = self.cells[layer, self._half :].view(-1, self.head_dim + self.TAIL)
         rows, _, length = reach.mask.shape
-        scales = self.scales[layer].view(2, self.rows, self.heads, self.length)[:, :rows, :, :length]
+        scales = self.scales[layer].view(self.rows, self.heads, self.length)[:rows, :, :length]
         weights = query.reshape(-1, 1, self.head_dim).expand_as(reach.keys)
-        scores = _byte_bags(keys, reach.keys, reach.key_bags, weights).view(rows, self.heads, length)
-        weights = torch.addcmul(reach.mask, scores, scales[0]).softmax(dim=-1) * scales[1]
-        return _byte_bags(values, reach.values, reach.value_bags, weights).view(query.shape)
+        scores = _byte_bags(self.keys[layer], reach.keys, reach.key_bags, weights).view(rows, self.heads, length)
+        weights = torch.addcmul(reach.mask, scores, scales).softmax(dim=-1)
+        return _byte_bags(self.values[layer], reach.values, reach.value_bags, weights).view(query.shape)
 
     def reach(self, rows: int, length: int) -> Reach:
         """Ends the rows that are reached as the kernels want it; memory is taken as it is written to."""
         tail = torch.tensor([1.0, -128.0], device=self.device).view(torch.uint8)
-        keys, values, _ = self._tables()
+        keys, *_ = self._tables()
         keys[:, :rows, :, : length // BLOCK, :, BLOCK:] = tail
-        values[:, :rows, :, :length, self.head_dim :] = tail
         return super().reach(rows, length)
 
     def fill(self, row: int, keys_values: Tensor) -> None:
         layers, positions, *_ = keys_values.shape
         blocks = -(-positions // BLOCK)
-        rounded, scale = _in_bytes(keys_values.float())
-        keys, values = rounded.permute(2, 0, 3, 1, 4)  # [layers, heads, P, head_dim] each
-        keys = F.pad(keys, (0, 0, 0, blocks * BLOCK - positions)).view(layers, self.heads, blocks, BLOCK, self.head_dim)
+        keys, values = keys_values.float().permute(2, 0, 3, 1, 4)  # [layers, heads, P, head_dim] each
+        rounded, scale = _in_bytes(keys)
+        rounded = F.pad(rounded, (0, 0, 0, blocks * BLOCK - positions))
+        rounded = rounded.view(layers, self.heads, blocks, BLOCK, self.head_dim)
         own_keys, own_values, own_scales = self._tables()
-        own_keys[:, row, :, :blocks, :, :BLOCK] = keys.mT
-        own_values[:, row, :, :positions, : self.head_dim] = values
-        own_scales[:, row, :, :, :positions] = scale[..., 0].permute(0, 2, 3, 1)
+        own_keys[:, row, :, :blocks, :, :BLOCK] = rounded.mT
+        embeddings = _embeddings(values.reshape(-1, self.head_dim))
+        own_values[:, row, :, :positions] = embeddings.view(layers, self.heads, positions, -1)
+        own_scales[:, row, :, :positions] = scale[..., 0]
 
     def move(self, source: int, target: int, length: int) -> None:
         keys, values, scales = self._tables()
         blocks = -(-length // BLOCK)
         keys[:, target, :, :blocks] = keys[:, source, :, :blocks]
         values[:, target, :, :length] = values[:, source, :, :length]
-        scales[:, target, ..., :length] = scales[:, source, ..., :length]
+        scales[:, target, :, :length] = scales[:, source, :, :length]
 
     def clear(self, row: int) -> None:
-        self._tables()[2][:, row] = 0
+        _, values, scales = self._tables()
+        values[:, row] = 0
+        scales[:, row] = 0
 
     def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
         """Keys [layers, rows, heads, blocks, head_dim, BLOCK + TAIL], values [layers, rows, heads, length, head_dim +
-        TAIL] and scales [layers, rows, 2, heads, length]."""
+        TAIL] and scales [layers, rows, heads, length]."""
         shape = self.layers, self.rows, self.heads
         return (
-            self.cells[:, : self._half].view(*shape, -1, self.head_dim, BLOCK + self.TAIL),
-            self.cells[:, self._half :].view(*shape, self.length, self.head_dim + self.TAIL),
-            self.scales.view(self.layers, 2, self.rows, self.heads, self.length).transpose(1, 2),
+            self.keys.view(*shape, -1, self.head_dim, BLOCK + self.TAIL),
+            self.values.view(*shape, self.length, self.head_dim + self.TAIL),
+            self.scales.view(*shape, self.length),
         )
 
 
@@ -325,10 +331,16 @@ def _byte_bags(table: Tensor, rows: Tensor, bags: Tensor, weights: Tensor) -> Te
     return summed
 
 
+def _embeddings(numbers: Tensor) -> Tensor:
+    """Numbers [N, W] as quantised embeddings [N, W + TAIL]: bytes, a scale, a bias."""
+    packed: Tensor = torch.ops.quantized.embedding_bag_byte_prepack(numbers)
+    return packed
+
+
 def _in_bytes(numbers: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers [..., N] as bytes [..., N] about 128, and their scales [..., 1]."""
-    scale = numbers.abs().amax(dim=-1, keepdim=True) / 127
-    return (numbers / scale.clamp(min=1e-12)).add(128).round().to(torch.uint8), scale
+    scale = numbers.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12).div_(127)
+    return (numbers / scale).add_(128.5).to(torch.uint8), scale
 
 
 def _zeros(*shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:

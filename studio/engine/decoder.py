@@ -368,7 +368,7 @@ def bytes_a_slot(config: DecoderConfig, max_frames: int, precision: str, device:
     conditions."""
     codes = delay.steps(max_frames, config.delays) + (0 if config.cross_attention else PREFIX_MAX)
     positions = 2 * rounded(codes) + (CROSS_MAX if config.cross_attention else 0)
-    kind, dtype = _layout(precision, device)
+    kind, dtype = layout(precision, device)
     keys_values = config.layers * config.heads * positions * kind.position_bytes(config.head_dim, dtype)
     summed = 2 * delay.steps(max_frames, config.delays) * config.dim * activations(precision, device).itemsize
     return keys_values + (summed if config.summed else 0)
@@ -378,7 +378,7 @@ def _keys_values(
     config: DecoderConfig, slots: int, length: int, device: torch.device, precision: str
 ) -> tuple[KeysValues, KeysValues | None]:
     """Of the codes, two rows a request, and of the prompts, one."""
-    kind, dtype = _layout(precision, device)
+    kind, dtype = layout(precision, device)
 
     def keep(rows: int, length: int) -> KeysValues:
         return kind(config.layers, rows, config.heads, length, config.head_dim, device, dtype)
@@ -386,7 +386,7 @@ def _keys_values(
     return keep(2 * slots, length), keep(slots, CROSS_MAX) if config.cross_attention else None
 
 
-def _layout(precision: str, device: torch.device) -> tuple[type[KeysValues], torch.dtype]:
+def layout(precision: str, device: torch.device) -> tuple[type[KeysValues], torch.dtype]:
     """How keys and values are stored, and the numbers that attention computes with."""
     if device.type != "cpu":
         return Dense, activations(precision, device)
