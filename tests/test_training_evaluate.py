@@ -152,6 +152,13 @@ def test_frechet_distance_of_normal_clouds_is_that_of_their_means_and_deviations
     assert variety.spread(3 * cloud[:99]) == pytest.approx(3 * variety.spread(cloud[:99]))
 
 
+def test_music_that_repeats_itself_is_less_distinct() -> None:
+    random = np.random.default_rng(0).integers(0, 1024, (2, 100)).astype(np.uint16)
+    looped = np.tile(random[:, :10], 10)
+    assert variety.distinct(list(random)) == 1
+    assert variety.distinct(list(looped)) == pytest.approx(20 / 194)
+
+
 def test_no_caption_has_the_unseen_words_and_each_has_a_neighbour_that_captions_have() -> None:
     rng = Random(0)
     said = " ".join(caption(describe(seed), rng) for seed in range(3000)).lower()

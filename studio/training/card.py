@@ -163,18 +163,20 @@ def _controls(found: Figures) -> Iterator[str]:
     guided, various, settings = found["cfg_coef"], found["temperature"], found["settings"]
     yield f"{settings['control_prompts']} prompts at each `cfg_coef`:"
     yield ""
-    names = list(found["adherence"])
+    names = [*found["adherence"], "all"]
     yield from _head("heard", *guided)
     for name in names:
         yield _row(name, *(f"{row[name]:.0%}" if name in row else "–" for row in guided.values()))
     yield ""
     yield (
-        f"Spread of {settings['various_outputs']} outputs of one prompt, beside held-out music's as 1, mean of "
-        f"{settings['various_prompts']} prompts:"
+        f"{settings['various_outputs']} outputs of one prompt, mean of {settings['various_prompts']} prompts. Spread: "
+        "how far apart they lie in the judge's hidden layer, beside held-out music's as 1. Distinct: of all runs of "
+        "four codes of the first codebook, the share of different ones."
     )
     yield ""
     yield from _head("temperature", *various)
-    yield _row("spread", *(f"{spread:.2f}" for spread in various.values()))
+    for name in ("spread", "distinct"):
+        yield _row(name, *(f"{row[name]:.2f}" for row in various.values()))
 
 
 def _codec(found: Figures) -> Iterator[str]:

@@ -55,16 +55,16 @@ class Evaluation:
     long_seconds: float = DURATION_MAX_S
     outputs: int = 100  # whose level, flatness, silence and clipping are measured; and as many of one prompt
     one_prompt: str = "happy folk song with acoustic guitar"
-    control_prompts: int = 40  # at each cfg_coef
+    control_prompts: int = 100  # at each cfg_coef
     cfg_coefs: tuple[float, ...] = (1.0, 2.0, 3.0, 4.5, 6.0)
     various_prompts: int = 6  # at each temperature
     various_outputs: int = 6  # of each of them
     temperatures: tuple[float, ...] = (0.6, 0.8, 1.0, 1.15, 1.3)
     codec_pieces: int = 24  # held out, 10 s of each
     opus_kbits: tuple[int, ...] = (12, 16)
-    judge_pieces: int = 600  # rendered with the other soundfont; a sixth is held out to judge the judge
+    judge_pieces: int = 3000  # rendered with the other soundfont; a sixth is held out to judge the judge
     soundfont: Path = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")  # another than the training music's
-    workers: int = 2  # processes that generate
+    workers: int = 2  # processes that generate, and that listen
     slots: int = 8  # of each
     cfg_coef: float = 3.0
 
@@ -78,7 +78,7 @@ def evaluate(config: Evaluation, place: Place, assets: Path) -> dict[str, Any]:
         "settings": json.loads(json.dumps(asdict(config), default=str)),
     }
     codec = SpectralCodec.load(place.codec_export)
-    judge = Judge.learn(config.judge_pieces, config.soundfont, codec, place.folder / "judge.pt")
+    judge = Judge.learn(config.judge_pieces, config.soundfont, codec, place.folder / "judge.pt", config.workers)
     music = HeldOut.read(place, config.seconds)
     found["judge_accuracy"] = judge.accuracy
     found["codec_log_mel_distance"] = codec_distances(config, codec, music.pieces)
@@ -217,12 +217,19 @@ class Trial:
         for cfg_coef in config.cfg_coefs:
             clips = self._clips([prompt for prompt, _ in asked], cfg_coef=cfg_coef)
             found = heeding.adherence([self.judge.hear(clip) for clip in clips], wanted)
-            guided[f"{cfg_coef:g}"] = {name: row["heard"] for name, row in found.items()}
+            heard = {name: row["heard"] for name, row in found.items()}
+            guided[f"{cfg_coef:g}"] = heard | {"all": heeding.overall(found)}
         few = [prompt for prompt, _ in asked[: config.various_prompts]]
-        various: dict[str, float] = {}
+        various: dict[str, dict[str, float]] = {}
         for temperature in config.temperatures:
-            clips = self._clips(few * config.various_outputs, temperature=temperature)
-            various[f"{temperature:g}"] = mean([self._spread(clips[n :: len(few)]) for n in range(len(few))])
+            takes = self._takes(few * config.various_outputs, temperature=temperature)
+            of_each = [takes[n :: len(few)] for n in range(len(few))]
+            various[f"{temperature:g}"] = {
+                "spread": mean([self._spread([take.audio for take in each]) for each in of_each]),
+                "distinct": mean(
+                    [variety.distinct(memory.first_codes([take.codes for take in each])) for each in of_each]
+                ),
+            }
         return {"cfg_coef": guided, "temperature": various}
 
     def _takes(self, asked: Sequence[str], **options: Any) -> list[Take]:

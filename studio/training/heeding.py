@@ -42,6 +42,13 @@ def adherence(heard: Sequence[Truth], wanted: Sequence[Truth]) -> dict[str, dict
     return found
 
 
+def overall(found: Mapping[str, Mapping[str, Any]]) -> float:
+    """Of all things that prompts asked for, the share that is heard."""
+    asked = float(sum(row["asked"] for row in found.values()))
+    heard = float(sum(row["asked"] * row["heard"] for row in found.values()))
+    return round(heard / asked, 3)
+
+
 def tempo_kept(clips: Sequence[Audio], wanted: Sequence[float]) -> dict[str, float]:
     """Share of clips whose measured tempo is the wanted one, and of those where it may be twice or half of it."""
     pairs = [(tempo(clip), bpm) for clip, bpm in zip(clips, wanted, strict=True)]

@@ -11,6 +11,8 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +35,7 @@ Truth = dict[str, str | None]  # field -> its name; None where it was not asked 
 FIELDS = ("genre", "lead", "drums", "tempo")
 FIRST_SEED = 3_000_000_000  # beyond all other pieces
 CLIP_S, CLIPS = 8.0, 2  # cut from each piece
+PART = 50  # pieces that a process hears at a time
 HELD_OUT_SHARE = 1 / 6
 WINDOW, HOP, BANDS = 1024, 320, 48
 SHORTEST_LAG, LONGEST_LAG = 20, 150  # hops: 300 to 40 beats a minute
@@ -105,9 +108,9 @@ class Judge:
         return hidden
 
     @classmethod
-    def learn(cls, pieces: int, soundfont: Path, codec: SpectralCodec, cache: Path) -> Judge:
+    def learn(cls, pieces: int, soundfont: Path, codec: SpectralCodec, cache: Path, workers: int = 1) -> Judge:
         """Render, listen and learn; what was heard is kept in `cache` for the same codes and number of pieces."""
-        heard = _cached(pieces, soundfont, codec, cache)
+        heard = _cached(pieces, soundfont, codec, cache, workers)
         x, truths = heard["features"], heard["truths"]
         names = {field: sorted({truth[field] for truth in truths}) for field in FIELDS}
         y = torch.tensor([[names[field].index(truth[field]) for field in FIELDS] for truth in truths])
@@ -147,29 +150,40 @@ def _fit(x: Tensor, y: Tensor, sizes: list[int]) -> nn.Sequential:
     return network.eval()
 
 
-def _cached(pieces: int, soundfont: Path, codec: SpectralCodec, cache: Path) -> dict[str, Any]:
+def _cached(pieces: int, soundfont: Path, codec: SpectralCodec, cache: Path, workers: int) -> dict[str, Any]:
     key = f"{pieces} {soundfont.name} {_digest(codec)}"
     if cache.exists():
         stored: dict[str, Any] = torch.load(cache, weights_only=True)
         if stored["key"] == key:
             return stored
-    rows = list(_listen(pieces, soundfont, codec))
+    rows = list(_listen(pieces, soundfont, codec, workers))
     heard = {"key": key, "features": torch.stack([x for x, _ in rows]), "truths": [truth for _, truth in rows]}
     torch.save(heard, cache)
     return heard
 
 
-def _listen(pieces: int, soundfont: Path, codec: SpectralCodec) -> Iterator[tuple[Tensor, Truth]]:
+def _listen(pieces: int, soundfont: Path, codec: SpectralCodec, workers: int) -> Iterator[tuple[Tensor, Truth]]:
     """Features and truth of each clip, and of the same clip through the codec."""
+    parts = [range(start, min(start + PART, pieces)) for start in range(0, pieces, PART)]
+    with get_context("spawn").Pool(workers) as pool:
+        for part, heard in zip(parts, pool.imap(partial(_hear, soundfont, codec), parts), strict=True):
+            log.info("the judge has heard %d of %d pieces", part.stop, pieces)
+            for rows, truth in heard:
+                yield from ((torch.from_numpy(row), truth) for row in rows)
+
+
+def _hear(soundfont: Path, codec: SpectralCodec, numbers: range) -> list[tuple[npt.NDArray[np.float32], Truth]]:
+    """The features of each piece's clips [2 * CLIPS, N], and its truth; in a process of its own, on one core."""
+    torch.set_num_threads(1)
     renderer, length = Renderer(soundfont), round(CLIP_S * SAMPLE_RATE)
-    for number in range(pieces):
+    found = []
+    for number in numbers:
         piece = compose(FIRST_SEED + number, CLIPS * CLIP_S)
         clips = renderer.render(piece)[: CLIPS * length].reshape(CLIPS, length)
         coded = codec.decode(codec.encode(torch.from_numpy(clips)[:, None]))[:, 0, :length].numpy()
-        for clip in (*clips, *coded):
-            yield features(clip), truth_of_piece(piece.description)
-        if number % 50 == 49:
-            log.info("the judge has heard %d of %d pieces", number + 1, pieces)
+        heard = torch.stack([features(clip) for clip in (*clips, *coded)])
+        found.append((heard.numpy(), truth_of_piece(piece.description)))
+    return found
 
 
 def _digest(codec: SpectralCodec) -> str:

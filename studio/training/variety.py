@@ -1,9 +1,16 @@
-"""How far apart sets of music lie, and how far the music of one set, by embeddings [N, D] of its clips."""
+"""How far apart sets of music lie, and how far the music of one set: by embeddings [N, D] of its clips, or by codes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from studio.training.memory import Codes
+
+GRAM = 4  # frames
 
 
 def frechet(some: Tensor, others: Tensor) -> float:
@@ -21,6 +28,12 @@ def frechet(some: Tensor, others: Tensor) -> float:
 def spread(embeddings: Tensor) -> float:
     """The mean distance of two."""
     return float(torch.pdist(embeddings.double()).mean())
+
+
+def distinct(pieces: Sequence[Codes]) -> float:
+    """The share of different ones among all runs of GRAM first codes [F] (Li et al., distinct-n, 2016)."""
+    grams = np.concatenate([np.lib.stride_tricks.sliding_window_view(codes, GRAM) for codes in pieces])
+    return len(np.unique(grams, axis=0)) / len(grams)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,8 +92,8 @@ slow: slow, slow tempo, relaxed tempo, laid-back tempo, downtempo, not fast, slo
 medium: mid-tempo, medium tempo, moderate tempo, moderate, not too fast, not too slow, in between, moderately paced,
   average tempo, medium speed, not fast and not slow, between slow and fast, walking pace
   | neither fast nor slow, medium pace
-fast: fast, uptempo, up-tempo, quick, fast tempo, fast-paced, not slow, brisk, quickly, lively tempo, high speed, racing,
-  rushing, high tempo | rapid, speedy
+fast: fast, uptempo, up-tempo, quick, fast tempo, fast-paced, not slow, brisk, quickly, lively tempo, high speed,
+  racing, rushing, high tempo | rapid, speedy
 """)
 
 # A word said of any instrument of the family.
