@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from studio.engine.bundle import CONDITIONERS, Bundle
 from studio.engine.metre import BEATS, SIGNATURES
 from studio.engine.quiet import quiet
 from studio.engine.reader import AttributeConditioner, Reader, WordPieces, attribute_count
 from studio.engine.spectral_codec import SpectralCodec, SpectralCodecConfig
-from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig
-from studio.engine.weights import CONDITIONERS, decoder_shapes, save_bundle
+from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig, decoder_shapes
 
 Kind = Literal["text", "melody", "style"]
 ATTRIBUTES = {  # of a tiny bundle
@@ -153,7 +153,7 @@ def write_bundle(folder: Path, seed: int = 0) -> None:
     pieces = word_pieces()
     reader = Reader(pieces.table.shape[1], config.dim, ATTRIBUTES)
     conditioner = AttributeConditioner(attribute_count(ATTRIBUTES), config.dim)
-    save_bundle(folder, "test", config, lm, pieces, reader, conditioner, codec)
+    Bundle(config, lm, pieces, reader, conditioner, codec).write(folder, "test")
 
 
 def word_pieces(dim: int = 16) -> WordPieces:

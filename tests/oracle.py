@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from studio.engine.model import Conditions
-from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig
-from studio.engine.weights import decoder_shapes
+from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig, decoder_shapes
 
 TEXT_DIM = 12
 MONO = DecoderConfig(dim=32, heads=2, layers=3, ffn=128, delays=MONO_DELAYS, cardinality=64)

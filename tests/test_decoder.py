@@ -16,8 +16,7 @@ from studio.engine.linear import Int8WeightLinear
 from studio.engine.model import Conditions
 from studio.engine.recording import Graphs, Traces
 from studio.engine.sampling import FIRST_OF_KEPT, Sampling, SamplingRows, draw, truncate
-from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig
-from studio.engine.weights import decoder_shapes
+from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig, decoder_shapes
 from studio.errors import InvalidRequest, NotFinite
 from tests.oracle import MONO, SHAPES, Oracle, audiocraft, oracle
 

@@ -18,8 +18,7 @@ from studio.engine.metre import Metre
 from studio.engine.model import Conditions, LoadedModel
 from studio.engine.musicgen import MusicGenEngine
 from studio.engine.streaming import Stream, Windowed
-from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig
-from studio.engine.weights import decoder_shapes
+from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig, decoder_shapes
 from studio.errors import InvalidRequest, NotFinite, OutOfMemory
 from studio.schemas import GenerationRequest
 

@@ -14,15 +14,20 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
+from studio.engine.bundle import Bundle
 from studio.engine.metre import Metre
 from studio.engine.reader import WordPieces, attribute_count
+from studio.engine.spectral_codec import SpectralCodec
 from studio.engine.transformer import DecoderConfig
 from studio.errors import CheckpointError, ConfigurationError
-from studio.training import lm, reading, text
+from studio.training import begin, lm, reading, text
 from studio.training.attributes import ATTRIBUTES, truth, values
 from studio.training.captions import caption, captions
 from studio.training.compose import compose
 from studio.training.config import MINI, read
+from studio.training.place import Place
+
+BUNDLE = Path(__file__).parents[1] / "assets" / "musicgen-mini"
 
 SMALL = DecoderConfig(dim=32, heads=2, layers=2, ffn=64, cardinality=16, summed=True)
 TINY = lm.LmTraining(
@@ -144,6 +149,38 @@ def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
     assert rates[1:4] == [1, 1, 1]
     assert rates[4] == pytest.approx(0.5)
     assert rates[5] == 0
+
+
+@pytest.mark.parametrize("layers", [2, 3, 5])
+def test_a_decoder_that_grew_computes_what_it_did(layers: int) -> None:
+    model, grown = (lm.LanguageModel(replace(SMALL, layers=n), attributes=8).eval() for n in (2, layers))
+    begin.grow(grown, model.state_dict())
+    codes = torch.randint(0, 16, (2, 4, 30))
+    read = codes, torch.randn(2, 5, 32), torch.ones(2, 5, dtype=torch.bool), torch.randn(2, 30, 32)
+    with torch.no_grad():
+        assert torch.allclose(grown(*read), model(*read), atol=1e-6)
+
+
+def test_a_decoder_does_not_grow_into_another_shape() -> None:
+    model = lm.LanguageModel(SMALL, attributes=8)
+    with pytest.raises(ConfigurationError, match="layers = 1"):
+        begin.grow(lm.LanguageModel(replace(SMALL, layers=1), attributes=8), model.state_dict())
+    with pytest.raises(ConfigurationError, match="another shape"):
+        begin.grow(lm.LanguageModel(replace(SMALL, dim=64), attributes=8), model.state_dict())
+
+
+def test_training_begins_with_the_model_that_ships(tmp_path: Path) -> None:
+    shipped = Bundle.read(BUNDLE)
+    config = read(MINI).lm
+    place = Place(tmp_path)
+    begin.begin(config, place, BUNDLE)
+    model = lm.trained(place.lm / lm.CHECKPOINT)
+    assert model.config == config.decoder
+    assert all(torch.equal(model.state_dict()[name], tensor.float()) for name, tensor in shipped.lm.items())
+    assert reading.load(place.text / reading.READER).attributes == shipped.reader.attributes
+    assert torch.equal(SpectralCodec.load(place.codec_export).codebooks, shipped.codec.codebooks)
+    with pytest.raises(ConfigurationError, match="checkpoint"):
+        begin.begin(config, place, BUNDLE)
 
 
 def test_another_sentence_model_is_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from studio.engine.catalog import CATALOG, ModelInfo, resolve
 from studio.engine.loader import load_engine
 from studio.engine.model import LoadedModel
 from studio.engine.quiet import quiet
+from studio.engine.transformer import decoder_shapes
 from studio.errors import CheckpointError, DownloadError
 from studio.schemas import GenerationRequest
 from studio.settings import Settings
@@ -315,7 +316,7 @@ def bundle(settings: Settings) -> Path:
 
 def test_a_bundle_is_loaded(bundle: Path, settings: Settings) -> None:
     model = load("mini", settings)
-    assert model.lm.keys() == weights.decoder_shapes(model.config).keys()
+    assert model.lm.keys() == decoder_shapes(model.config).keys()
     assert all(tensor.dtype == torch.float16 for tensor in model.lm.values())
     conditions = model.text.encode(PROMPT, STEPS, SEED)
     assert conditions.cross is not None

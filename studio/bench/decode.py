@@ -31,8 +31,8 @@ from studio.engine.decoder import Decoder, layout
 from studio.engine.model import Conditions
 from studio.engine.quiet import quiet
 from studio.engine.sampling import Sampling
-from studio.engine.transformer import DecoderConfig
-from studio.engine.weights import decoder_shapes, load
+from studio.engine.transformer import DecoderConfig, decoder_shapes
+from studio.engine.weights import load
 from studio.errors import ConfigurationError
 from studio.settings import Settings
 

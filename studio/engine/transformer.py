@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from studio.engine.attention import KeysValues, Reach
 from studio.engine.linear import Projection, activations, linear
+from studio.errors import CheckpointError
 
 MONO_DELAYS = (0, 1, 2, 3)
 STEREO_DELAYS = (0, 0, 1, 1, 2, 2, 3, 3)
@@ -53,6 +54,40 @@ class DecoderConfig:
     def head_dim(self) -> int:
         """Width of a head."""
         return self.dim // self.heads
+
+
+def decoder_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """The name and shape of each of the decoder's tensors in audiocraft's LMModel."""
+    c, d = config, config.dim
+    shapes: dict[str, tuple[int, ...]] = {"out_norm.weight": (d,), "out_norm.bias": (d,)}
+    for k in range(c.codebooks):
+        shapes |= {f"emb.{k}.weight": (c.cardinality + 1, d), f"linears.{k}.weight": (c.cardinality, d)}
+    for layer in range(c.layers):
+        for name, shape in _layer_shapes(c).items():
+            shapes[f"transformer.layers.{layer}.{name}"] = shape
+    return shapes
+
+
+def _layer_shapes(c: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    attentions = ["self_attn", "cross_attention"] if c.cross_attention else ["self_attn"]
+    norms = ["norm1", "norm2", "norm_cross"] if c.cross_attention else ["norm1", "norm2"]
+    shapes: dict[str, tuple[int, ...]] = {"linear1.weight": (c.ffn, c.dim), "linear2.weight": (c.dim, c.ffn)}
+    for name in attentions:
+        shapes |= {f"{name}.in_proj_weight": (3 * c.dim, c.dim), f"{name}.out_proj.weight": (c.dim, c.dim)}
+    for name in norms:
+        shapes |= {f"{name}.weight": (c.dim,), f"{name}.bias": (c.dim,)}
+    return shapes
+
+
+def check_shapes(name: str, config: DecoderConfig, state: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError where a tensor is missing or has another shape than the configuration says."""
+    for key, shape in decoder_shapes(config).items():
+        if key not in state:
+            raise CheckpointError(f"The weights of {name} lack {key}.")
+        if tuple(state[key].shape) != shape:
+            raise CheckpointError(
+                f"{key} of {name} has shape {tuple(state[key].shape)}; its configuration says {shape}."
+            )
 
 
 class Norm(nn.Module):

@@ -1,37 +1,32 @@
-"""Files become a loaded model: audiocraft's released format, and the bundled model's.
+"""Files become a loaded model: audiocraft's released format; the bundled model's is `bundle`'s.
 
 The decoder's tensors are handed on as they lie in the file, mapped into memory; text encoder and codec are built.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from studio.engine.base import LoadProgress
+from studio.engine.bundle import CONDITIONERS, Bundle
 from studio.engine.catalog import BUNDLE_FILES, EXPORT_FILES, ModelInfo
-from studio.engine.codec import EnCodec, MiniCodec, exported_encodec, pretrained_encodec
+from studio.engine.codec import EnCodec, exported_encodec, pretrained_encodec
 from studio.engine.model import LoadedModel
-from studio.engine.reader import AttributeConditioner, PromptEncoder, Reader, WordPieces, attribute_count
-from studio.engine.spectral_codec import SpectralCodec
 from studio.engine.text import RecentPrompts, T5Encoder, absent_melody, absent_style, t5_conditioner
-from studio.engine.transformer import DecoderConfig
+from studio.engine.transformer import DecoderConfig, check_shapes, decoder_shapes
 from studio.errors import CheckpointError
 from studio.settings import Settings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-BUNDLE_FORMAT = 3
-CONDITIONERS = "condition_provider.conditioners."  # the prefix of their tensors in audiocraft's state dict
 T5_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 ENCODEC_FILES = ("config.json", "model.safetensors")
 
@@ -61,100 +56,13 @@ def load(info: ModelInfo, settings: Settings, device: torch.device, on_progress:
         ModelNotFound, DownloadError, DiskFull: from the download.
     """
     if info.folder and (info.folder / BUNDLE_FILES[0]).is_file():
-        return _load_bundle(info, info.folder, device, on_progress)
+        on_progress(0.5, "reading the weights")
+        bundle = Bundle.read(info.folder)
+        on_progress(1.0, "ready")
+        return bundle.model(info.name, info.max_duration, device)
     if info.repository is None and not _has_export(info.folder):
         raise CheckpointError(f"The files of {info.name} are missing in {info.folder}: install the studio again.")
     return _load_export(info, settings, device, on_progress)
-
-
-def save_bundle(
-    folder: Path,
-    version: str,
-    config: DecoderConfig,
-    lm: Mapping[str, Tensor],
-    pieces: WordPieces,
-    reader: Reader,
-    conditioner: AttributeConditioner,
-    codec: SpectralCodec,
-) -> None:
-    """Write a model as musicgen-mini is stored, in half precision; `config.json` comes last and completes it.
-
-    `lm` has the decoder's tensors under audiocraft's names; others' are left out.
-    """
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: lm[name] for name in decoder_shapes(config)}
-    for module, name in ((reader, "description"), (conditioner, "attributes")):
-        tensors |= {f"{CONDITIONERS}{name}.{key}": tensor for key, tensor in module.state_dict().items()}
-    save_file({name: t.detach().cpu().half().contiguous() for name, t in tensors.items()}, folder / "lm.safetensors")
-    save_file(codec.to_state(), folder / "codec.safetensors")
-    pieces.save(folder)
-    described = {
-        "format": BUNDLE_FORMAT,
-        "version": version,
-        "lm": asdict(config),
-        "text": {"embedding_dim": pieces.table.shape[1], "attributes": reader.attributes},
-        "codec": codec.config.to_json(),
-    }
-    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
-
-
-def decoder_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """The name and shape of each of the decoder's tensors in audiocraft's LMModel."""
-    c, d = config, config.dim
-    shapes: dict[str, tuple[int, ...]] = {"out_norm.weight": (d,), "out_norm.bias": (d,)}
-    for k in range(c.codebooks):
-        shapes |= {f"emb.{k}.weight": (c.cardinality + 1, d), f"linears.{k}.weight": (c.cardinality, d)}
-    for layer in range(c.layers):
-        for name, shape in _layer_shapes(c).items():
-            shapes[f"transformer.layers.{layer}.{name}"] = shape
-    return shapes
-
-
-def _layer_shapes(c: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    attentions = ["self_attn", "cross_attention"] if c.cross_attention else ["self_attn"]
-    norms = ["norm1", "norm2", "norm_cross"] if c.cross_attention else ["norm1", "norm2"]
-    shapes: dict[str, tuple[int, ...]] = {"linear1.weight": (c.ffn, c.dim), "linear2.weight": (c.dim, c.ffn)}
-    for name in attentions:
-        shapes |= {f"{name}.in_proj_weight": (3 * c.dim, c.dim), f"{name}.out_proj.weight": (c.dim, c.dim)}
-    for name in norms:
-        shapes |= {f"{name}.weight": (c.dim,), f"{name}.bias": (c.dim,)}
-    return shapes
-
-
-# The bundled model's format
-
-
-def _load_bundle(info: ModelInfo, folder: Path, device: torch.device, on_progress: LoadProgress) -> LoadedModel:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    on_progress(0.5, "reading the weights")
-    try:
-        described = json.loads((folder / "config.json").read_text())
-        if described.get("format") != BUNDLE_FORMAT:
-            raise CheckpointError(
-                f"{folder} has format {described.get('format')!r}; this studio reads {BUNDLE_FORMAT}."
-            )
-        config = DecoderConfig(**{**described["lm"], "delays": tuple(described["lm"]["delays"])})
-        lm = load_file(folder / "lm.safetensors")
-        _check_shapes(info.name, config, lm)
-        codec = SpectralCodec.from_state(described["codec"], load_file(folder / "codec.safetensors"))
-        reader = Reader(described["text"]["embedding_dim"], config.dim, described["text"]["attributes"])
-        conditioner = AttributeConditioner(attribute_count(reader.attributes), config.dim)
-        _fill(reader, "description", lm)
-        _fill(conditioner, "attributes", lm)
-        text = PromptEncoder(WordPieces.load(folder), reader, conditioner, device)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"The files of {info.name} in {folder} are damaged or missing: {error}") from error
-    on_progress(1.0, "ready")
-    decoder = {name: lm[name] for name in decoder_shapes(config)}
-    return LoadedModel(info.name, config, decoder, text, MiniCodec(codec, device), info.max_duration)
-
-
-def _fill(conditioner: nn.Module, name: str, lm: Mapping[str, Tensor]) -> None:
-    conditioner.load_state_dict({key: lm[f"{CONDITIONERS}{name}.{key}"] for key in conditioner.state_dict()})
 
 
 # audiocraft's format
@@ -176,7 +84,7 @@ def _load_export(info: ModelInfo, settings: Settings, device: torch.device, on_p
     folder = info.folder or fetch(info.repository or "", EXPORT_FILES, 0.0, 0.6)
     package = _read_decoder(folder / EXPORT_FILES[0])
     config = _decoder_config(package)
-    _check_shapes(info.name, config, package.state)
+    check_shapes(info.name, config, package.state)
     t5_folder = fetch(_t5_name(package.config), T5_FILES, 0.6, 0.85)
     compression = _read(folder / EXPORT_FILES[1])
     encodec_folder = fetch(name, ENCODEC_FILES, 0.85, 0.9) if (name := compression.get("pretrained")) else None
@@ -262,16 +170,6 @@ def _fuses_by_cross_attention(config: DictConfig) -> bool:
 def _require(key: str, value: Any, built_for: Any) -> None:
     if value != built_for:
         raise CheckpointError(f"xp.cfg says {key} is {value!r}; the studio's decoder is built for {built_for!r}.")
-
-
-def _check_shapes(name: str, config: DecoderConfig, state: Mapping[str, Tensor]) -> None:
-    for key, shape in decoder_shapes(config).items():
-        if key not in state:
-            raise CheckpointError(f"The weights of {name} lack {key}.")
-        if tuple(state[key].shape) != shape:
-            raise CheckpointError(
-                f"{key} of {name} has shape {tuple(state[key].shape)}; its configuration says {shape}."
-            )
 
 
 def _check_codec(name: str, config: DecoderConfig, codec: EnCodec) -> None:

@@ -26,6 +26,19 @@ WORK = Path("data/training")
 BUNDLE = Path("assets/musicgen-mini")
 
 
+@app.command(name="from")
+def from_bundle(
+    bundle: Annotated[Path, typer.Argument(help="A bundled model.")] = BUNDLE,
+    folder: Folder = WORK,
+    recipe: RecipeFile = None,
+) -> None:
+    """Begin with a bundled model's weights instead of with none: its codec, reader and language model."""
+    from studio.training.begin import begin
+
+    numbers, place = _begin(folder, recipe)
+    begin(numbers.lm, place, bundle)
+
+
 @app.command()
 def data(folder: Folder = WORK, recipe: RecipeFile = None) -> None:
     """Compose, caption and render the training music and the held-out music."""

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from studio.engine.bundle import Bundle
 from studio.engine.reader import Reader, WordPieces
 from studio.engine.spectral_codec import SpectralCodec
-from studio.engine.weights import save_bundle
 from studio.training import lm, reading
 from studio.training.place import Place
 
@@ -27,9 +27,8 @@ def export(recipe: Recipe, place: Place, assets: Path) -> int:
     codec = SpectralCodec.load(place.codec_export)
     pieces, reader = WordPieces.load(place.text), reading.load(place.text / reading.READER)
     assert model.config.codebooks == codec.config.codebooks
-    save_bundle(
-        assets, recipe.bundle.version, model.config, model.state_dict(), pieces, reader, model.attributes, codec
-    )
+    bundle = Bundle(model.config, model.state_dict(), pieces, reader, model.attributes, codec)
+    bundle.write(assets, recipe.bundle.version)
     for path in assets.iterdir():
         path.chmod(0o644)
     size = sum(path.stat().st_size for path in assets.glob("*.safetensors"))
