@@ -4,6 +4,7 @@ how they were made and on what."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 MEASURED = "<!-- measured -->"  # what follows it in the card is written by `evaluate`
+CURVE = "training.jsonl"  # the looks at held-out pieces while the language model was trained
+COLUMNS = 8  # of the curve in the card
 BUDGET_BYTES = 32_000_000
 
 
@@ -29,11 +32,14 @@ def export(recipe: Recipe, place: Place, assets: Path) -> int:
     assert model.config.codebooks == codec.config.codebooks
     bundle = Bundle(model.config, model.state_dict(), pieces, reader, model.attributes, codec)
     bundle.write(assets, recipe.bundle.version)
+    journal = _lines(place.lm / lm.JOURNAL)
+    looks = [line for line in journal if "gap" in line]
+    (assets / CURVE).write_text("".join(f"{json.dumps(line)}\n" for line in looks), "utf-8")
     for path in assets.iterdir():
         path.chmod(0o644)
     size = sum(path.stat().st_size for path in assets.glob("*.safetensors"))
     assert size <= BUDGET_BYTES, f"{size / 1e6:.1f} MB of weights"
-    write_card(assets, describe(recipe, place, model, reader, codec, size))
+    write_card(assets, describe(recipe, journal, model, reader, codec, size))
     return size
 
 
@@ -51,10 +57,15 @@ def write_measurements(assets: Path, table: str) -> None:
 
 
 def describe(
-    recipe: Recipe, place: Place, model: lm.LanguageModel, reader: Reader, codec: SpectralCodec, size: int
+    recipe: Recipe,
+    journal: Sequence[dict[str, Any]],
+    model: lm.LanguageModel,
+    reader: Reader,
+    codec: SpectralCodec,
+    size: int,
 ) -> str:
     """The card without its measurements."""
-    c, run = model.config, _last_lines(place.lm / lm.JOURNAL)
+    c, run = model.config, {name: value for line in journal for name, value in line.items()}  # the newest of each
     told = sum(p.numel() for module in (model.attributes, reader) for p in module.parameters())
     decoder = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("attributes."))
     return CARD_TEXT.format(
@@ -70,16 +81,25 @@ def describe(
         steps=run.get("step", 0),
         minutes=f"{run.get('minutes', 0):.0f}",
         words=recipe.text.dim,
+        curve=_curve(journal),
     )
 
 
-def _last_lines(journal: Path) -> dict[str, Any]:
-    """The newest value of each figure in the journal."""
-    found: dict[str, Any] = {}
-    if journal.exists():
-        for line in journal.read_text("utf-8").splitlines():
-            found |= json.loads(line)
-    return found
+def _lines(journal: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in journal.read_text("utf-8").splitlines()] if journal.exists() else []
+
+
+def _curve(journal: Sequence[dict[str, Any]]) -> str:
+    """A few looks at the held-out pieces, as columns of a table: minutes, loss with prompts, loss without."""
+    looks = [line for line in journal if "gap" in line]
+    few = [looks[at * (len(looks) - 1) // (COLUMNS - 1)] for at in range(COLUMNS)] if len(looks) >= COLUMNS else looks
+    rows = (
+        ("minutes", [f"{line['minutes']:.0f}" for line in few]),
+        ("with prompts", [f"{line['held_out_prompt']:.3f}" for line in few]),
+        ("without", [f"{line['held_out_null']:.3f}" for line in few]),
+    )
+    table = [f"| {title} | {' | '.join(cells)} |" for title, cells in rows]
+    return "\n".join([table[0], "|" + "---|" * (1 + len(few)), *table[1:]])
 
 
 CARD_TEXT = """\
@@ -112,7 +132,9 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
 - **Codec.** `studio/engine/spectral_codec.py`: ConvNeXt on STFT frames, residual vector quantiser, inverse STFT.
 - **Language model.** {steps} steps in {minutes} minutes on two CPU cores, from the weights of the version before; Muon
   and AdamW; a moving average of the weights. Of each piece's attributes some are told as they are, the others as a
-  caption lets expect them.
+  caption lets expect them. Its loss on held-out pieces, in nats a code (all looks are in `training.jsonl`):
+
+{curve}
 
 ## What to expect
 General MIDI instruments, no voices, no recordings' sound. It knows the genres, instruments, moods and tempi of its
