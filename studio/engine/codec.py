@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from studio.engine.spectral_codec import SpectralCodec
 from studio.engine.streaming import Chain, Interleaved, Recurrent, Stream, Windowed
@@ -26,7 +27,7 @@ class EnCodec:
 
     def __init__(self, model: Any, device: torch.device) -> None:
         """`model`: an audiocraft.models.encodec.CompressionModel, stereo ones included."""
-        self._model = model.to(device).eval().requires_grad_(False)
+        self._model = _folded(model.to(device).eval().requires_grad_(False))
         self._device = device
 
     @property
@@ -75,7 +76,7 @@ class EnCodec:
         """A convolution, an LSTM, and convolutions that also raise the rate (SEANetDecoder, EncodecDecoder)."""
         decoder = model.decoder.model if hasattr(model, "decoder") else model.model.decoder.layers
         first, recurrent, *others = decoder
-        rest = torch.nn.Sequential(*others)
+        rest = nn.Sequential(*others)
 
         def latents(codes: Tensor, _first: int) -> Tensor:
             latent: Tensor = model.decode_latent(codes[None].to(self._device))
@@ -90,6 +91,16 @@ class EnCodec:
         return Chain(
             Windowed(latents, FIRST_CONVOLUTION, 1), Recurrent(recurrent.lstm), Windowed(sound, OTHER_CONVOLUTIONS, hop)
         )
+
+
+def _folded(model: Any) -> Any:
+    """The same with the weights that its weight norms give, which else are made anew for every chunk."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+        elif hasattr(module, "weight_g"):
+            nn.utils.remove_weight_norm(module)
+    return model
 
 
 class MiniCodec:
