@@ -100,7 +100,7 @@ class Phrases:
 
     def solo(self) -> str:
         lead = self.lead()
-        return self.rng.choice((f"solo {lead}", f"{lead} solo", f"just {lead}", f"only {lead}", f"{lead} alone"))
+        return self.rng.choice(words.SOLO).format(lead)
 
     def energy(self) -> str:
         return words.ENERGY[self.of.energy]

@@ -90,7 +90,8 @@ slow: slow, slow tempo, relaxed tempo, laid-back tempo, downtempo, not fast, slo
   gentle pace, relaxed pace, lazy, languid, unrushed, in no rush, dragging, casual pace, ballad tempo
   | unhurried, leisurely
 medium: mid-tempo, medium tempo, moderate tempo, moderate, not too fast, not too slow, in between, moderately paced,
-  average tempo, medium speed, not fast and not slow, between slow and fast, walking pace
+  average tempo, medium speed, not fast and not slow, between slow and fast, walking pace,
+  neither rushed nor dragging
   | neither fast nor slow, medium pace
 fast: fast, uptempo, up-tempo, quick, fast tempo, fast-paced, not slow, brisk, quickly, lively tempo, high speed,
   racing, rushing, high tempo | rapid, speedy
@@ -220,9 +221,17 @@ NO_DRUMS = Words(
         "no beats",
         "free of drums",
         "lacking drums",
+        "no rhythm section",
+        "without rhythm section",
+        "drums off",
     ),
     ("drum-free", "leave out the drums", "beatless"),
 )
+
+SOLO = (
+    "solo {}", "{} solo", "just {}", "only {}", "{} alone", "a lone {}", "a single {}", "{} on its own",
+    "{} with no other instruments", "{} without accompaniment", "one {} and no band",
+)  # fmt: skip
 
 ENERGY = {"low": "low energy", "medium": "balanced energy", "high": "high energy"}
 
