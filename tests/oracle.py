@@ -16,10 +16,11 @@ from studio.engine.model import Conditions
 from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig, decoder_shapes
 
 TEXT_DIM = 12
-MONO = DecoderConfig(dim=32, heads=2, layers=3, ffn=128, delays=MONO_DELAYS, cardinality=64)
+# Heads of 64 channels, as the released ones, suit the compiled step; those of `STEREO` do not.
+MONO = DecoderConfig(dim=128, heads=2, layers=3, ffn=256, delays=MONO_DELAYS, cardinality=64)
 STEREO = DecoderConfig(dim=48, heads=3, layers=2, ffn=192, delays=STEREO_DELAYS, cardinality=40)
-SUMMED = DecoderConfig(dim=32, heads=2, layers=2, ffn=128, cardinality=64, summed=True)
-PREPENDED = DecoderConfig(dim=32, heads=2, layers=2, ffn=128, cardinality=64, cross_attention=False)
+SUMMED = DecoderConfig(dim=128, heads=2, layers=2, ffn=256, cardinality=64, summed=True)
+PREPENDED = DecoderConfig(dim=128, heads=2, layers=2, ffn=256, cardinality=64, cross_attention=False)
 SHAPES = {"mono": MONO, "stereo": STEREO, "summed": SUMMED, "prepended": PREPENDED}
 
 

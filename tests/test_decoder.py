@@ -16,7 +16,7 @@ from studio.engine.linear import Int8WeightLinear
 from studio.engine.model import Conditions
 from studio.engine.recording import Graphs, Traces
 from studio.engine.sampling import FIRST_OF_KEPT, Sampling, SamplingRows, draw, truncate
-from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, DecoderConfig, decoder_shapes
+from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, decoder_shapes
 from studio.errors import InvalidRequest, NotFinite
 from tests.oracle import MONO, SHAPES, Oracle, audiocraft, oracle
 
@@ -357,7 +357,22 @@ def test_a_slot_that_held_numbers_that_are_none_can_be_used_again(mono: Oracle) 
     )
 
 
-def test_a_decoder_of_any_shape_agrees_with_its_name(mono: Oracle) -> None:
-    config = DecoderConfig(dim=32, heads=2, layers=3, ffn=128, cardinality=64)
-    assert config == mono.config
-    assert (config.codebooks, config.head_dim) == (4, 16)
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_the_compiled_step_is_near_fp32s(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As near as the operators' in 8 bits, which are taken where a processor lacks the instructions."""
+    reference, frames = oracle(SHAPES[name]), 70
+    config, codes = reference.config, torch.randint(reference.config.cardinality, (reference.config.codebooks, frames))
+    seen = {}
+    for kind, precision, threads in (("fp32", "fp32", 1), ("one", "int8", 1), ("two", "int8", 2), ("no", "int8", 1)):
+        if kind == "no":
+            monkeypatch.setattr("studio.engine.decoder._native", lambda *_: None)
+        torch.set_num_threads(threads)
+        forced = Forced(config, reference.parameters, device=CPU, precision=precision, slots=1, max_frames=frames)
+        torch.set_num_threads(1)
+        forced.force(codes)
+        decode(forced, reference.conditions("flute"), frames, Sampling(0))
+        seen[kind] = torch.stack(forced.seen)
+    assert torch.equal(seen["one"], seen["two"])
+    errors = {kind: (logits - seen["fp32"]).norm() / seen["fp32"].norm() for kind, logits in seen.items()}
+    assert errors["one"] < 0.03
+    assert errors["one"] < 1.3 * errors["no"]

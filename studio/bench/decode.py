@@ -269,7 +269,7 @@ def _bytes_a_step(config: DecoderConfig, precision: str, slots: int, frames: int
         for name, shape in decoder_shapes(config).items()
         if len(shape) == 2 and not name.startswith("emb.")
     )
-    kind, dtype = layout(precision, device)
+    kind, dtype = layout(config, precision, device)
     attended = 2 * slots * config.layers * config.heads * kind.position_bytes(config.head_dim, dtype) * frames / 2
     return weights * WEIGHT_BYTES[precision] + attended
 

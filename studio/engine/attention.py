@@ -9,6 +9,7 @@ kernels read half precision nearly as fast as memory gives it: 21 GB/s a core, w
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCK = 64  # positions side by side in a row of keys
+LINE = 64  # bytes that memory gives at once
 
 
 class Reach(NamedTuple):
@@ -93,7 +95,7 @@ class Bags(KeysValues):
     ) -> None:
         super().__init__(layers, rows, heads, length, head_dim, device, dtype)
         self._half = rows * heads * length * head_dim  # cells of either table
-        self.register_buffer("cells", _zeros(layers, 2 * self._half, device=device, dtype=dtype), persistent=False)
+        self.register_buffer("cells", zeros(layers, 2 * self._half, device=device, dtype=dtype), persistent=False)
         first = torch.arange(rows * heads, device=device).view(rows, 1, heads, 1) * (length * head_dim)
         within = torch.arange(head_dim, device=device)
         base = torch.cat([first + within * BLOCK, first + within + self._half], dim=1)
@@ -180,7 +182,7 @@ class ByteBags(Bags):
         each = rows * heads * length
 
         def keep(name: str, *shape: int, dtype: torch.dtype = torch.uint8) -> None:
-            self.register_buffer(name, _zeros(layers, *shape, device=device, dtype=dtype), persistent=False)
+            self.register_buffer(name, zeros(layers, *shape, device=device, dtype=dtype), persistent=False)
 
         keep("keys", each // BLOCK * head_dim, BLOCK + self.TAIL)
         keep("values", each, head_dim + self.TAIL)
@@ -274,7 +276,7 @@ class Dense(KeysValues):
     ) -> None:
         super().__init__(layers, rows, heads, length, head_dim, device, dtype)
         self.register_buffer(
-            "cells", _zeros(layers, rows, 2, heads, length, head_dim, device=device, dtype=dtype), persistent=False
+            "cells", zeros(layers, rows, 2, heads, length, head_dim, device=device, dtype=dtype), persistent=False
         )
         self.register_buffer("entry", torch.arange(rows * 2 * heads, device=device)[:, None], persistent=False)
 
@@ -343,10 +345,11 @@ def _in_bytes(numbers: Tensor) -> tuple[Tensor, Tensor]:
     return (numbers / scale).add_(128.5).to(torch.uint8), scale
 
 
-def _zeros(*shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def zeros(*shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Zeros. On a CPU numpy's, which take memory as they are written to, where torch's take all of it at once."""
     if device.type != "cpu":
         return torch.zeros(shape, device=device, dtype=dtype)
-    if dtype is torch.bfloat16:  # numpy has none, and zeros are zeros
-        return torch.from_numpy(np.zeros(shape, np.float16)).view(dtype)
-    return torch.from_numpy(np.zeros(shape, str(dtype).removeprefix("torch.")))
+    size = math.prod(shape) * dtype.itemsize
+    room = np.zeros(size + LINE, np.uint8)
+    begin = -room.ctypes.data % LINE
+    return torch.from_numpy(room[begin : begin + size]).view(dtype).view(shape)

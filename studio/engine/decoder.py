@@ -9,6 +9,7 @@ bits in whatever company (up to six requests in fp32; see `studio.engine.linear`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from studio.engine import delay
 from studio.engine.attention import Bags, ByteBags, Dense, KeysValues, Reach, hide, rounded
 from studio.engine.linear import activations
 from studio.engine.model import Conditions
-from studio.engine.recording import recorder
+from studio.engine.recording import Plain, recorder
 from studio.engine.sampling import FIRST_OF_KEPT, Sampling, SamplingRows, draw, guide, truncate
 from studio.engine.transformer import Context, DecoderConfig, Transformer
 from studio.errors import InvalidRequest, NotFinite
@@ -125,8 +126,9 @@ class Step(nn.Module):
         position = self.position[:a]
         both = position[:, None].expand(-1, 2).reshape(-1)  # [2 A]
         reach, length = batch.reach, batch.reach.mask.shape[2]
-        later = self.columns[:length] > both[:, None, None]
-        reach = reach._replace(mask=hide(later, reach.mask.dtype))
+        if length:
+            later = self.columns[:length] > both[:, None, None]
+            reach = reach._replace(mask=hide(later, reach.mask.dtype))
         summed = self.summed[self.rows[:a], :, self.step[:a]] if self.transformer.config.summed else None
         context = Context(self.own, self.own.places(both), reach, self.prompts, batch.prompts, summed)
         logits: Tensor = self.transformer(self.tokens[:a], position, context)
@@ -208,9 +210,12 @@ class Decoder:
             steps = delay.steps(max_frames, config.delays)
             length = rounded(steps + (0 if config.cross_attention else PREFIX_MAX))
             own, prompts = _keys_values(config, slots, length, device, precision)
-            transformer = Transformer(config, lm, device, precision, positions=length)
+            if native := _native(config, precision, device):
+                transformer: Transformer = native.NativeTransformer(config, lm, length, rows=2 * slots)
+            else:
+                transformer = Transformer(config, lm, device, precision, length)
             self._step = Step(transformer, own, prompts, steps).eval()
-        self._recorder = recorder(self._step, device)
+        self._recorder = Plain(self._step) if native else recorder(self._step, device)
 
     @property
     def free_slots(self) -> int:
@@ -368,7 +373,7 @@ def bytes_a_slot(config: DecoderConfig, max_frames: int, precision: str, device:
     conditions."""
     codes = delay.steps(max_frames, config.delays) + (0 if config.cross_attention else PREFIX_MAX)
     positions = 2 * rounded(codes) + (CROSS_MAX if config.cross_attention else 0)
-    kind, dtype = layout(precision, device)
+    kind, dtype = layout(config, precision, device)
     keys_values = config.layers * config.heads * positions * kind.position_bytes(config.head_dim, dtype)
     summed = 2 * delay.steps(max_frames, config.delays) * config.dim * activations(precision, device).itemsize
     return keys_values + (summed if config.summed else 0)
@@ -378,7 +383,7 @@ def _keys_values(
     config: DecoderConfig, slots: int, length: int, device: torch.device, precision: str
 ) -> tuple[KeysValues, KeysValues | None]:
     """Of the codes, two rows a request, and of the prompts, one."""
-    kind, dtype = layout(precision, device)
+    kind, dtype = layout(config, precision, device)
 
     def keep(rows: int, length: int) -> KeysValues:
         return kind(config.layers, rows, config.heads, length, config.head_dim, device, dtype)
@@ -386,10 +391,21 @@ def _keys_values(
     return keep(2 * slots, length), keep(slots, CROSS_MAX) if config.cross_attention else None
 
 
-def layout(precision: str, device: torch.device) -> tuple[type[KeysValues], torch.dtype]:
+def layout(config: DecoderConfig, precision: str, device: torch.device) -> tuple[type[KeysValues], torch.dtype]:
     """How keys and values are stored, and the numbers that attention computes with."""
+    if native := _native(config, precision, device):
+        return native.NativeCells, torch.float32
     if device.type != "cpu":
         return Dense, activations(precision, device)
     if precision == "int8":
         return ByteBags, torch.float32
     return Bags, torch.float32 if precision == "fp32" else torch.float16
+
+
+def _native(config: DecoderConfig, precision: str, device: torch.device) -> ModuleType | None:
+    """The module with the compiled step, where that can be run; its compiler takes half a second to import."""
+    if precision != "int8" or device.type != "cpu":
+        return None
+    from studio.engine import native
+
+    return native if native.suits(config) else None

@@ -49,6 +49,16 @@ def recorder(step: nn.Module, device: torch.device) -> Recorder:
     return Graphs(step, cuda_graphs()) if device.type == "cuda" else Traces(step)
 
 
+class Plain:
+    """Records nothing: for a step that is a few operators."""
+
+    def __init__(self, step: nn.Module) -> None:
+        self._step = step
+
+    def run(self, batch: Batch, left: int) -> None:
+        self._step(batch)
+
+
 class Traces:
     """TorchScript, a trace for each kind of batch: shapes may change."""
 

@@ -206,22 +206,36 @@ class Transformer(nn.Module):
         self.register_buffer("offsets", offsets, persistent=False)
         table = sinusoids(positions, config.dim, config.max_period).to(device, dtype)
         self.register_buffer("positions", table, persistent=False)
-        layers = range(config.layers)
-        self.layers = nn.ModuleList(Layer(config, get, f"transformer.layers.{at}.", precision) for at in layers)
         self.prompt: Projection | None = _prompt_projection(config, get, precision) if config.cross_attention else None
-        self.norm = _norm(config, get, "out_norm", precision)
-        self.head = linear(torch.cat([get(f"linears.{k}.weight") for k in codebooks]), precision)
+        self._build(get, precision)
+
+    def _build(self, get: Get, precision: str) -> None:
+        """What a step goes through after the embedding."""
+        c = self.config
+        self.layers = nn.ModuleList(Layer(c, get, f"transformer.layers.{at}.", precision) for at in range(c.layers))
+        self.norm = _norm(c, get, "out_norm", precision)
+        self.head = linear(torch.cat([get(f"linears.{k}.weight") for k in range(c.codebooks)]), precision)
+
+    def layer(self, at: int) -> Layer:
+        """One of them."""
+        layer = self.layers[at]
+        assert isinstance(layer, Layer)
+        return layer
 
     def forward(self, tokens: Tensor, position: Tensor, context: Context) -> Tensor:
         """Tokens [A, K] at positions [A] to both branches' logits [A, 2, K, card] in fp32."""
         c = self.config
-        x = self.embed(tokens) + self.positions[position]  # [A, dim]
-        both = x[:, None].expand(-1, 2, -1)
-        x = (both if context.summed is None else both + context.summed).reshape(-1, c.dim)  # [2 A, dim]
+        x = self.entered(tokens, position, context)
         for at, layer in enumerate(self.layers):
             x = layer(x, at, context)
         logits: Tensor = self.head(self.norm(x))
         return logits.view(-1, 2, c.codebooks, c.cardinality).float()
+
+    def entered(self, tokens: Tensor, position: Tensor, context: Context) -> Tensor:
+        """Tokens [A, K] at positions [A] as both branches' first layer gets them [2 A, dim]."""
+        x = self.embed(tokens) + self.positions[position]  # [A, dim]
+        both = x[:, None].expand(-1, 2, -1)
+        return (both if context.summed is None else both + context.summed).reshape(-1, self.config.dim)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Tokens [..., K] to [..., dim], without their positions."""
@@ -231,11 +245,10 @@ class Transformer(nn.Module):
         """What both branches begin with [2, P, dim], all at once, to its keys and values [2, layers, P, 2, heads,
         head_dim]; `prompt` as `prompt_keys_values` gives it."""
         x, written = known.to(self.positions) + self.positions[: known.shape[1]], []
-        for at, layer in enumerate(self.layers):
-            assert isinstance(layer, Layer)
-            x, keys_values = layer.prefill(x, self.config.heads, None if prompt is None else prompt[at])
+        for at in range(self.config.layers):
+            x, keys_values = self.layer(at).prefill(x, self.config.heads, None if prompt is None else prompt[at])
             written.append(keys_values)
-        return torch.stack(written, dim=1).view(2, len(self.layers), -1, 2, self.config.heads, self.config.head_dim)
+        return torch.stack(written, dim=1).view(2, self.config.layers, -1, 2, self.config.heads, self.config.head_dim)
 
     def prompt_keys_values(self, conditions: Tensor) -> Tensor:
         """Conditions [S, dim] to the cross-attention's keys and values [layers, S, 2, heads, head_dim]."""

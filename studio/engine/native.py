@@ -1,0 +1,495 @@
+"""The transformer's step in 8 bits as one compiled function: what `transformer` says, where a processor has VNNI.
+
+Operators by the dozen take longer to start than to run when a step is ten milliseconds. Here a step is one call; its
+threads share each phase, wait for each other at its end, and the interpreter is not asked. Weights, activations and
+keys are multiplied as bytes, values are added up in fp32. A row's result is the same in any company.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from studio.engine.attention import KeysValues, Reach, rounded, zeros
+from studio.engine.kernels import (
+    GROUP,
+    HEAD,
+    LANES,
+    F,
+    arrive,
+    arrived,
+    exp,
+    gelu,
+    here,
+    mixture,
+    one_row,
+    part,
+    pause,
+    step_aside,
+    two_rows,
+    whole,
+)
+from studio.engine.transformer import Context, DecoderConfig, Get, Layer, Transformer
+
+Array = npt.NDArray[Any]
+
+PROMPT_MAX = 512  # tokens
+SPINS = 2000  # looks at a barrier before a thread lets others have its core
+
+
+def suits(config: DecoderConfig) -> bool:
+    """Whether a decoder of this shape can be run here."""
+    return config.head_dim == HEAD and config.ffn % HEAD == 0 and config.cardinality % LANES == 0 and here()
+
+
+# What the compiled function reads: arrays over all layers.
+
+
+class Matrix(NamedTuple):
+    """A projection of each layer [layers, out, in] in bytes, in the order in which they are read."""
+
+    bytes: Array  # int8 [layers, out / LANES, in / GROUP, LANES, GROUP]
+    scale: Array  # float32 [layers, out]
+    bias: Array  # float32 [layers, out], what 128 in every activation adds
+
+
+class Norms(NamedTuple):
+    weight: Array  # float32 [layers, dim]
+    bias: Array  # float32 [layers, dim]
+
+
+class Weights(NamedTuple):
+    norm_self: Norms
+    qkv: Matrix
+    out: Matrix
+    norm_cross: Norms
+    query: Matrix
+    cross_out: Matrix
+    norm_ffn: Norms
+    up: Matrix
+    down: Matrix
+    norm: Norms  # one
+    head: Matrix  # one
+
+
+class Cells(NamedTuple):
+    """Keys and values of sequences."""
+
+    keys: Array  # int8 [layers, rows, heads, length / LANES, HEAD / GROUP, LANES, GROUP]
+    key_scale: Array  # float32 [layers, rows, heads, length]
+    key_bias: Array  # float32, what 128 in every channel of a query adds
+    values: Array  # int8 [layers, rows, heads, length, HEAD]
+    value_scale: Array  # float32
+
+
+class Room(NamedTuple):
+    """Where a step works: what its threads share, and a part for each of them."""
+
+    x: Array  # float32 [rows, dim]
+    wide: Array  # float32 [rows, the widest projection]
+    mixed: Array  # float32 [rows, dim]
+    logits: Array  # float32 [rows, codebooks * cardinality]
+    normed: Array  # float32 [threads, dim]
+    bytes: Array  # uint8 [threads, rows, the widest input], activations in bytes
+    scale: Array  # float32 [threads, rows]
+    sums: Array  # int32 [threads, 2 * LANES]
+    scores: Array  # float32 [threads, length]
+    query: Array  # uint8 [threads, HEAD]
+    counter: Array  # int64 [1], arrivals at barriers
+
+
+# The compiled function and its parts.
+
+
+@part
+def _meet(counter: int, size: int, met: int) -> int:
+    """Wait for the other threads; `met` counts the meetings."""
+    if size > 1:
+        arrive(counter)
+        looks = 0
+        while arrived(counter) < (met + 1) * size:
+            looks += 1
+            if looks < SPINS:
+                pause()
+            else:
+                step_aside()
+    return met + 1
+
+
+@part
+def _largest(x: Any) -> Any:
+    """The largest magnitude in x; not a number where there is none."""
+    most, lost = F(1e-12), F(0)
+    for i in range(len(x)):
+        most = max(most, abs(x[i]))
+        lost += x[i] * F(0)
+    return most + lost
+
+
+@part
+def _round(x: Any, out: Any) -> Any:
+    """Numbers as bytes about 128; returns their scale."""
+    most = _largest(x)
+    to_bytes = F(127) / most
+    for i in range(len(x)):
+        out[i] = np.uint8(np.int32(x[i] * to_bytes + F(128.5)))
+    return most / F(127)
+
+
+@part
+def _norm(x: Any, weight: Any, bias: Any, eps: Any, out: Any) -> None:
+    """A layer norm."""
+    total, square = F(0), F(0)
+    for i in range(len(x)):
+        total += x[i]
+    mean = total / F(len(x))
+    for i in range(len(x)):
+        square += (x[i] - mean) * (x[i] - mean)
+    by = F(1) / np.sqrt(square / F(len(x)) + eps)
+    for i in range(len(x)):
+        out[i] = (x[i] - mean) * by * weight[i] + bias[i]
+
+
+@part
+def _prepare(x: Any, weight: Any, bias: Any, eps: Any, rows: int, normed: Any, bytes_: Any, scale: Any) -> None:
+    """What a projection after a norm reads."""
+    for r in range(rows):
+        _norm(x[r], weight, bias, eps, normed)
+        scale[r] = _round(normed, bytes_[r])
+
+
+@part
+def _gather(x: Any, rows: int, width: int, bytes_: Any, scale: Any) -> None:
+    """What a projection without a norm reads."""
+    for r in range(rows):
+        scale[r] = _round(x[r, :width], bytes_[r])
+
+
+@part
+def _project(
+    weights: Any, scales: Any, biases: Any, first: int, last: int, rows: int, bytes_: Any, scale: Any, sums: Any,
+    out: Any, add: bool,
+) -> None:  # fmt: skip
+    """The blocks `first` to `last` of outputs, of what was rounded, to `out`; or added to it."""
+    groups, stride = weights.shape[1], bytes_.shape[1]
+    for block in range(first, last):
+        n = block * LANES
+        for r in range(0, rows, 2):
+            two_rows(
+                weights.ctypes.data + block * groups * LANES * GROUP, bytes_.ctypes.data + r * stride, stride, groups,
+                sums.ctypes.data,
+            )  # fmt: skip
+            for b in range(2):
+                for lane in range(LANES):
+                    y = (F(sums[b * LANES + lane]) - biases[n + lane]) * scales[n + lane] * scale[r + b]
+                    out[r + b, n + lane] = out[r + b, n + lane] + y if add else y
+
+
+@part
+def _write(cells: Any, layer: int, row: int, head: int, at: int, key: Any, value: Any) -> None:
+    """Store a key and a value [HEAD] at a position."""
+    key_scale, value_scale = _largest(key) / F(127), _largest(value) / F(127)
+    keys, values = cells.keys[layer, row, head, at // LANES], cells.values[layer, row, head, at]
+    total = np.int32(0)
+    for i in range(HEAD):
+        k = np.int32(np.rint(key[i] / key_scale))
+        total += k
+        keys[i // GROUP, at % LANES, i % GROUP] = np.int8(k)
+        values[i] = np.int8(np.int32(np.rint(value[i] / value_scale)))
+    cells.key_scale[layer, row, head, at] = key_scale
+    cells.key_bias[layer, row, head, at] = F(128 * total)
+    cells.value_scale[layer, row, head, at] = value_scale
+
+
+@part
+def _attend(
+    keys: Any, key_scale: Any, key_bias: Any, values: Any, value_scale: Any, length: int, query: Any, out: Any,
+    scores: Any, rounded: Any, sums: Any,
+) -> None:  # fmt: skip
+    """Attention of a scaled query [HEAD] over a head's first `length` positions, to `out` [HEAD]."""
+    scale, highest = _round(query, rounded), F(-3e38)
+    for block in range((length + LANES - 1) // LANES):
+        n = block * LANES
+        one_row(keys.ctypes.data + n * HEAD, rounded.ctypes.data, 0, HEAD // GROUP, sums.ctypes.data)
+        for lane in range(LANES):
+            scores[n + lane] = (F(sums[lane]) - key_bias[n + lane]) * key_scale[n + lane] * scale
+    for n in range(length):
+        highest = max(highest, scores[n])
+    total = F(0)
+    for n in range(length):
+        weight = exp(scores[n] - highest)
+        total += weight
+        scores[n] = weight * value_scale[n]
+    mixture(values.ctypes.data, scores.ctypes.data, length, out.ctypes.data)
+    for i in range(HEAD):
+        out[i] /= total
+
+
+@whole
+def _step(
+    rank: int, size: int, rows: int, weights: Any, own: Any, at: Any, prompts: Any, prompt: Any, room: Any, eps: Any
+) -> None:
+    """One pass of x for `rows` rows at positions `at` [rows], by thread `rank` of `size`; `prompt` [rows / 2] says how
+    long the prompts are."""
+    layers, heads, dim = own.keys.shape[0], own.keys.shape[2], room.x.shape[1]
+    x, wide, mixed, counter, met = room.x, room.wide, room.mixed, room.counter.ctypes.data, 0
+    normed, bytes_, scale, sums = room.normed[rank], room.bytes[rank], room.scale[rank], room.sums[rank]
+    scores, query = room.scores[rank], room.query[rank]
+    mine, others = heads * rank // size, heads * (rank + 1) // size
+    first, last = mine * HEAD // LANES, others * HEAD // LANES  # the blocks of these heads
+    third, ffn = dim // LANES, weights.up.bytes.shape[1]
+    for layer in range(layers):
+        n, m = weights.norm_self, weights.qkv
+        _prepare(x, n.weight[layer], n.bias[layer], eps, rows, normed, bytes_, scale)
+        for begin in range(0, 3 * third, third):
+            a, z = begin + first, begin + last
+            _project(m.bytes[layer], m.scale[layer], m.bias[layer], a, z, rows, bytes_, scale, sums, wide, False)
+        for r in range(rows):
+            for head in range(mine, others):
+                c, h = head * HEAD, (head + 1) * HEAD
+                _write(own, layer, r, head, at[r], wide[r, dim + c : dim + h], wide[r, 2 * dim + c : 2 * dim + h])
+                _attend(
+                    own.keys[layer, r, head], own.key_scale[layer, r, head], own.key_bias[layer, r, head],
+                    own.values[layer, r, head], own.value_scale[layer, r, head], at[r] + 1, wide[r, c:h],
+                    mixed[r, c:h], scores, query, sums,
+                )  # fmt: skip
+        met = _meet(counter, size, met)
+        m = weights.out
+        _gather(mixed, rows, dim, bytes_, scale)
+        _project(m.bytes[layer], m.scale[layer], m.bias[layer], first, last, rows, bytes_, scale, sums, x, True)
+        met = _meet(counter, size, met)
+        if len(prompt):
+            n, m = weights.norm_cross, weights.query
+            _prepare(x, n.weight[layer], n.bias[layer], eps, rows, normed, bytes_, scale)
+            _project(m.bytes[layer], m.scale[layer], m.bias[layer], first, last, rows, bytes_, scale, sums, wide, False)
+            for r in range(0, rows, 2):
+                for head in range(mine, others):
+                    c, h, slot = head * HEAD, (head + 1) * HEAD, r // 2
+                    _attend(
+                        prompts.keys[layer, slot, head], prompts.key_scale[layer, slot, head],
+                        prompts.key_bias[layer, slot, head], prompts.values[layer, slot, head],
+                        prompts.value_scale[layer, slot, head], prompt[slot], wide[r, c:h],
+                        mixed[r, c:h], scores, query, sums,
+                    )  # fmt: skip
+                    mixed[r + 1, c:h] = F(0)
+            met = _meet(counter, size, met)
+            m = weights.cross_out
+            _gather(mixed, rows, dim, bytes_, scale)
+            _project(m.bytes[layer], m.scale[layer], m.bias[layer], first, last, rows, bytes_, scale, sums, x, True)
+            met = _meet(counter, size, met)
+        n, m = weights.norm_ffn, weights.up
+        a, z = ffn * rank // size, ffn * (rank + 1) // size
+        _prepare(x, n.weight[layer], n.bias[layer], eps, rows, normed, bytes_, scale)
+        _project(m.bytes[layer], m.scale[layer], m.bias[layer], a, z, rows, bytes_, scale, sums, wide, False)
+        for r in range(rows):
+            for i in range(a * LANES, z * LANES):
+                wide[r, i] = gelu(wide[r, i])
+        met = _meet(counter, size, met)
+        m = weights.down
+        _gather(wide, rows, ffn * LANES, bytes_, scale)
+        _project(m.bytes[layer], m.scale[layer], m.bias[layer], first, last, rows, bytes_, scale, sums, x, True)
+        met = _meet(counter, size, met)
+    n, m = weights.norm, weights.head
+    codes = m.bytes.shape[1]
+    a, z = codes * rank // size, codes * (rank + 1) // size
+    _prepare(x, n.weight[0], n.bias[0], eps, rows, normed, bytes_, scale)
+    _project(m.bytes[0], m.scale[0], m.bias[0], a, z, rows, bytes_, scale, sums, room.logits, False)
+
+
+# What the engine sees of it.
+
+
+class NativeCells(KeysValues):
+    """Keys and values as the compiled function reads them."""
+
+    keys: Tensor  # these five as in `Cells`
+    key_scale: Tensor
+    key_bias: Tensor
+    values: Tensor
+    value_scale: Tensor
+    lengths: Tensor  # [rows], what `fill` left
+
+    def __init__(
+        self, layers: int, rows: int, heads: int, length: int, head_dim: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__(layers, rows, heads, length, head_dim, device, dtype)
+        shape = layers, rows, heads
+
+        def keep(name: str, *shape: int, dtype: torch.dtype) -> None:
+            self.register_buffer(name, zeros(*shape, device=device, dtype=dtype), persistent=False)
+
+        keep("keys", *shape, length // LANES, HEAD // GROUP, LANES, GROUP, dtype=torch.int8)
+        keep("values", *shape, length, HEAD, dtype=torch.int8)
+        for name in ("key_scale", "key_bias", "value_scale"):
+            keep(name, *shape, length, dtype=torch.float32)
+        keep("lengths", rows, dtype=torch.int64)
+        self.cells = Cells(*(getattr(self, name).numpy() for name in Cells._fields))
+
+    @classmethod
+    def position_bytes(cls, head_dim: int, dtype: torch.dtype) -> int:
+        return 2 * head_dim + 3 * torch.float32.itemsize
+
+    def rounded(self, length: int) -> int:
+        """Each row looks as far as it is long, whatever the batch says."""
+        return 0
+
+    def places(self, position: Tensor) -> Tensor:
+        return position
+
+    def reach(self, rows: int, length: int) -> Reach:
+        nothing = torch.zeros(0, dtype=torch.int32)
+        return Reach(torch.zeros(rows, 1, 0), nothing, nothing, nothing, nothing)
+
+    def fill(self, row: int, keys_values: Tensor) -> None:
+        layers, positions, *_ = keys_values.shape
+        blocks = -(-positions // LANES)
+        keys, values = keys_values.float().permute(2, 0, 3, 1, 4)  # [layers, heads, P, HEAD] each
+        rounded, self.key_scale[:, row, :, :positions] = _in_bytes(keys)
+        self.key_bias[:, row, :, :positions] = 128.0 * rounded.sum(-1)
+        rounded = torch.nn.functional.pad(rounded, (0, 0, 0, blocks * LANES - positions))
+        grouped = rounded.view(layers, self.heads, blocks, LANES, HEAD // GROUP, GROUP).transpose(3, 4)
+        self.keys[:, row, :, :blocks] = grouped
+        self.values[:, row, :, :positions], self.value_scale[:, row, :, :positions] = _in_bytes(values)
+        self.lengths[row] = positions
+
+    def move(self, source: int, target: int, length: int) -> None:
+        blocks = -(-length // LANES)
+        self.keys[:, target, :, :blocks] = self.keys[:, source, :, :blocks]
+        for name in ("values", "key_scale", "key_bias", "value_scale"):
+            cells: Tensor = getattr(self, name)
+            cells[:, target, :, :length] = cells[:, source, :, :length]
+        self.lengths[target] = self.lengths[source]
+
+    def clear(self, row: int) -> None:
+        """Nothing is read but what was written since."""
+
+
+class NativeTransformer(Transformer):
+    """A `Transformer` whose layers are bytes."""
+
+    def __init__(self, config: DecoderConfig, lm: Mapping[str, Tensor], positions: int, rows: int) -> None:
+        """`lm` has audiocraft's names; `positions` is the length of the longest sequence, `rows` of a step at most."""
+        super().__init__(config, lm, torch.device("cpu"), "int8", positions)
+        threads, c = torch.get_num_threads(), config
+        widest, heads = max(3 * c.dim, c.ffn), c.codebooks * c.cardinality
+
+        def room(*shape: int, dtype: torch.dtype = torch.float32) -> Array:
+            return torch.zeros(shape, dtype=dtype).numpy()
+
+        self._room = Room(
+            x=room(rows, c.dim), wide=room(rows, widest), mixed=room(rows, c.dim), logits=room(rows, heads),
+            normed=room(threads, c.dim), bytes=room(threads, rows, max(c.dim, c.ffn), dtype=torch.uint8),
+            scale=room(threads, rows), sums=room(threads, 2 * LANES, dtype=torch.int32),
+            scores=room(threads, rounded(max(positions, PROMPT_MAX))),
+            query=room(threads, HEAD, dtype=torch.uint8), counter=room(1, dtype=torch.int64),
+        )  # fmt: skip
+        self._threads = threads
+        self._others = ThreadPoolExecutor(threads - 1, "decode") if threads > 1 else None
+
+    def _build(self, get: Get, precision: str) -> None:
+        c = self.config
+
+        def of_layers(name: str, weight: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Matrix:
+            return _matrix([weight(get(f"transformer.layers.{at}.{name}")) for at in range(c.layers)])
+
+        def norms(names: Sequence[str]) -> Norms:
+            return Norms(*(torch.stack([get(f"{n}.{part}").float() for n in names]).numpy() for part in Norms._fields))
+
+        def of_each(name: str) -> list[str]:
+            return [f"transformer.layers.{at}.{name}" for at in range(c.layers)]
+
+        crossed = c.cross_attention
+        self._weights = Weights(
+            norm_self=norms(of_each("norm1")),
+            qkv=of_layers("self_attn.in_proj_weight", self._with_scaled_query),
+            out=of_layers("self_attn.out_proj.weight"),
+            norm_cross=norms(of_each("norm_cross" if crossed else "norm1")),
+            query=of_layers("cross_attention.in_proj_weight", lambda w: self._with_scaled_query(w)[: c.dim])
+            if crossed else _nothing(),
+            cross_out=of_layers("cross_attention.out_proj.weight") if crossed else _nothing(),
+            norm_ffn=norms(of_each("norm2")),
+            up=of_layers("linear1.weight"),
+            down=of_layers("linear2.weight"),
+            norm=norms(["out_norm"]),
+            head=_matrix([torch.cat([get(f"linears.{k}.weight") for k in range(c.codebooks)])]),
+        )  # fmt: skip
+
+    def _with_scaled_query(self, weight: Tensor) -> Tensor:
+        dim = self.config.dim
+        return torch.cat([weight[:dim] / math.sqrt(HEAD), weight[dim:]])
+
+    def layer(self, at: int) -> Layer:
+        """In fp32 again, for many tokens at once."""
+        w = self._weights
+        tensors = {"self_attn.in_proj_weight": _unpacked(w.qkv, at), "self_attn.out_proj.weight": _unpacked(w.out, at)}
+        tensors |= {"linear1.weight": _unpacked(w.up, at), "linear2.weight": _unpacked(w.down, at)}
+        norms = {"norm1": w.norm_self, "norm2": w.norm_ffn}
+        if self.config.cross_attention:
+            tensors["cross_attention.in_proj_weight"] = _unpacked(w.query, at)
+            tensors["cross_attention.out_proj.weight"] = _unpacked(w.cross_out, at)
+            norms["norm_cross"] = w.norm_cross
+        for name in [name for name in tensors if name.endswith("in_proj_weight")]:
+            tensors[name][: self.config.dim] *= math.sqrt(HEAD)  # `Layer` divides
+        for name, norm in norms.items():
+            for field, numbers in norm._asdict().items():
+                tensors[f"{name}.{field}"] = torch.from_numpy(numbers[at])
+        return Layer(self.config, tensors.__getitem__, "", "fp32")
+
+    def forward(self, tokens: Tensor, position: Tensor, context: Context) -> Tensor:
+        assert isinstance(context.own, NativeCells)
+        room, rows = self._room, 2 * len(tokens)
+        torch.from_numpy(room.x)[:rows] = self.entered(tokens, position, context)
+        prompts = context.prompts if isinstance(context.prompts, NativeCells) else None
+        room.counter[0] = 0
+        given = (
+            self._threads, rows, self._weights, context.own.cells, position.repeat_interleave(2).numpy(),
+            (prompts or context.own).cells,
+            (prompts.lengths[: len(tokens)] if prompts else position[:0]).numpy(),
+            room, F(self.config.norm_eps),
+        )  # fmt: skip
+        others = [self._others.submit(_step, rank, *given) for rank in range(1, self._threads)] if self._others else []
+        _step(0, *given)
+        for other in others:
+            other.result()
+        c = self.config
+        return torch.from_numpy(room.logits)[:rows].view(-1, 2, c.codebooks, c.cardinality).clone()
+
+
+def _matrix(weights: Sequence[Tensor]) -> Matrix:
+    """Projections [out, in] of the layers, each output with a scale."""
+    out, into = weights[0].shape
+    bytes_ = torch.empty(len(weights), out // LANES, into // GROUP, LANES, GROUP, dtype=torch.int8)
+    scale = torch.empty(len(weights), out)
+    bias = torch.empty(len(weights), out)
+    for at, weight in enumerate(weights):
+        rows, each = _in_bytes(weight.float())
+        scale[at], bias[at] = each, 128.0 * rows.sum(-1)
+        bytes_[at] = rows.view(out // LANES, LANES, into // GROUP, GROUP).transpose(1, 2)
+    return Matrix(bytes_.numpy(), scale.numpy(), bias.numpy())
+
+
+def _nothing() -> Matrix:
+    """Of a model without cross-attention."""
+    return Matrix(
+        np.zeros((0, 0, 0, LANES, GROUP), np.int8), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
+    )
+
+
+def _unpacked(matrix: Matrix, at: int) -> Tensor:
+    """A layer's projection [out, in] in fp32."""
+    blocks = torch.from_numpy(matrix.bytes[at])
+    rows = blocks.transpose(1, 2).reshape(blocks.shape[0] * LANES, -1).float()
+    return rows * torch.from_numpy(matrix.scale[at])[:, None]
+
+
+def _in_bytes(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers [..., N] as int8 [..., N], and their scales [...]."""
+    scale = numbers.abs().amax(dim=-1).clamp_(min=1e-12).div_(127)
+    return (numbers / scale[..., None]).round().to(torch.int8), scale
