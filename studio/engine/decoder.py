@@ -211,7 +211,8 @@ class Decoder:
             length = rounded(steps + (0 if config.cross_attention else PREFIX_MAX))
             own, prompts = _keys_values(config, slots, length, device, precision)
             if native := _native(config, precision, device):
-                transformer: Transformer = native.NativeTransformer(config, lm, length, rows=2 * slots)
+                transformer = native.NativeTransformer(config, lm, length, rows=2 * slots)
+                transformer.run(own, torch.zeros(0, dtype=torch.int64), prompts)  # compiles it
             else:
                 transformer = Transformer(config, lm, device, precision, length)
             self._step = Step(transformer, own, prompts, steps).eval()

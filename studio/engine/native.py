@@ -444,22 +444,24 @@ class NativeTransformer(Transformer):
 
     def forward(self, tokens: Tensor, position: Tensor, context: Context) -> Tensor:
         assert isinstance(context.own, NativeCells)
-        room, rows = self._room, 2 * len(tokens)
+        room, rows, c = self._room, 2 * len(tokens), self.config
         torch.from_numpy(room.x)[:rows] = self.entered(tokens, position, context)
         prompts = context.prompts if isinstance(context.prompts, NativeCells) else None
-        room.counter[0] = 0
+        self.run(context.own, position.repeat_interleave(2), prompts)
+        return torch.from_numpy(room.logits)[:rows].view(-1, 2, c.codebooks, c.cardinality).clone()
+
+    def run(self, own: NativeCells, position: Tensor, prompts: NativeCells | None) -> None:
+        """x to logits for the rows at these positions [R]; of none, it is only compiled."""
+        self._room.counter[0] = 0
+        lengths = position[:0] if prompts is None else prompts.lengths[: max(len(position) // 2, 1)]
         given = (
-            self._threads, rows, self._weights, context.own.cells, position.repeat_interleave(2).numpy(),
-            (prompts or context.own).cells,
-            (prompts.lengths[: len(tokens)] if prompts else position[:0]).numpy(),
-            room, F(self.config.norm_eps),
+            self._threads, len(position), self._weights, own.cells, position.numpy(), (prompts or own).cells,
+            lengths.numpy(), self._room, F(self.config.norm_eps),
         )  # fmt: skip
         others = [self._others.submit(_step, rank, *given) for rank in range(1, self._threads)] if self._others else []
         _step(0, *given)
         for other in others:
             other.result()
-        c = self.config
-        return torch.from_numpy(room.logits)[:rows].view(-1, 2, c.codebooks, c.cardinality).clone()
 
 
 def _matrix(weights: Sequence[Tensor]) -> Matrix:
