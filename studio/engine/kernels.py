@@ -7,6 +7,7 @@ a second makes no views. Sums of bytes are exact, so a result does not depend on
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
@@ -56,6 +57,8 @@ def instructions(function: Callable[..., Any]) -> Callable[..., Any]:
 @cache
 def here() -> bool:
     """Whether this processor has the instructions."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
     features = binding.get_host_cpu_features()
     return bool(features.get("avx512vnni") and features.get("avx512f"))
 
