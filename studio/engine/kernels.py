@@ -137,6 +137,7 @@ def _products(rows: int, unrolled: int) -> Any:
 
 
 two_rows = _products(2, 2)  # the rows of a request: weights come from memory once for both
+four_rows = _products(4, 2)  # of two requests
 one_row = _products(1, 4)  # keys of one sequence
 
 

@@ -26,6 +26,7 @@ from studio.engine.kernels import (
     arrive,
     arrived,
     exp,
+    four_rows,
     gelu,
     here,
     mixture,
@@ -99,7 +100,7 @@ class Room(NamedTuple):
     normed: Array  # float32 [threads, dim]
     bytes: Array  # uint8 [threads, rows, the widest input], activations in bytes
     scale: Array  # float32 [threads, rows]
-    sums: Array  # int32 [threads, 2 * LANES]
+    sums: Array  # int32 [threads, 4 * LANES]
     scores: Array  # float32 [threads, length]
     query: Array  # uint8 [threads, HEAD]
     counter: Array  # int64 [1], arrivals at barriers
@@ -180,16 +181,20 @@ def _project(
     """The blocks `first` to `last` of outputs, of what was rounded, to `out`; or added to it."""
     groups, stride = weights.shape[1], bytes_.shape[1]
     for block in range(first, last):
-        n = block * LANES
-        for r in range(0, rows, 2):
-            two_rows(
-                weights.ctypes.data + block * groups * LANES * GROUP, bytes_.ctypes.data + r * stride, stride, groups,
-                sums.ctypes.data,
-            )  # fmt: skip
-            for b in range(2):
+        w, n, r = weights.ctypes.data + block * groups * LANES * GROUP, block * LANES, 0
+        while r < rows:
+            x = bytes_.ctypes.data + r * stride
+            if r + 4 <= rows:
+                four_rows(w, x, stride, groups, sums.ctypes.data)
+                done = 4
+            else:
+                two_rows(w, x, stride, groups, sums.ctypes.data)
+                done = 2
+            for b in range(done):
                 for lane in range(LANES):
                     y = (F(sums[b * LANES + lane]) - biases[n + lane]) * scales[n + lane] * scale[r + b]
                     out[r + b, n + lane] = out[r + b, n + lane] + y if add else y
+            r += done
 
 
 @part
@@ -386,7 +391,7 @@ class NativeTransformer(Transformer):
         self._room = Room(
             x=room(rows, c.dim), wide=room(rows, widest), mixed=room(rows, c.dim), logits=room(rows, heads),
             normed=room(threads, c.dim), bytes=room(threads, rows, max(c.dim, c.ffn), dtype=torch.uint8),
-            scale=room(threads, rows), sums=room(threads, 2 * LANES, dtype=torch.int32),
+            scale=room(threads, rows), sums=room(threads, 4 * LANES, dtype=torch.int32),
             scores=room(threads, rounded(max(positions, PROMPT_MAX))),
             query=room(threads, HEAD, dtype=torch.uint8), counter=room(1, dtype=torch.int64),
         )  # fmt: skip
