@@ -58,7 +58,7 @@ class Matrix(NamedTuple):
 
     bytes: Array  # int8 [layers, out / LANES, in / GROUP, LANES, GROUP]
     scale: Array  # float32 [layers, out]
-    bias: Array  # float32 [layers, out], what 128 in every activation adds
+    bias: Array  # int32 [layers, out], what 128 in every activation adds
 
 
 class Norms(NamedTuple):
@@ -192,7 +192,8 @@ def _project(
                 done = 2
             for b in range(done):
                 for lane in range(LANES):
-                    y = (F(sums[b * LANES + lane]) - biases[n + lane]) * scales[n + lane] * scale[r + b]
+                    exact = np.int32(sums[b * LANES + lane] - biases[n + lane])
+                    y = F(exact) * scales[n + lane] * scale[r + b]
                     out[r + b, n + lane] = out[r + b, n + lane] + y if add else y
             r += done
 
@@ -382,7 +383,7 @@ class NativeTransformer(Transformer):
     def __init__(self, config: DecoderConfig, lm: Mapping[str, Tensor], positions: int, rows: int) -> None:
         """`lm` has audiocraft's names; `positions` is the length of the longest sequence, `rows` of a step at most."""
         super().__init__(config, lm, torch.device("cpu"), "int8", positions)
-        threads, c = torch.get_num_threads(), config
+        threads, c = min(torch.get_num_threads(), config.heads), config
         widest, heads = max(3 * c.dim, c.ffn), c.codebooks * c.cardinality
 
         def room(*shape: int, dtype: torch.dtype = torch.float32) -> Array:
@@ -474,19 +475,17 @@ def _matrix(weights: Sequence[Tensor]) -> Matrix:
     out, into = weights[0].shape
     bytes_ = torch.empty(len(weights), out // LANES, into // GROUP, LANES, GROUP, dtype=torch.int8)
     scale = torch.empty(len(weights), out)
-    bias = torch.empty(len(weights), out)
+    bias = torch.empty(len(weights), out, dtype=torch.int32)
     for at, weight in enumerate(weights):
         rows, each = _in_bytes(weight.float())
-        scale[at], bias[at] = each, 128.0 * rows.sum(-1)
+        scale[at], bias[at] = each, 128 * rows.sum(-1)
         bytes_[at] = rows.view(out // LANES, LANES, into // GROUP, GROUP).transpose(1, 2)
     return Matrix(bytes_.numpy(), scale.numpy(), bias.numpy())
 
 
 def _nothing() -> Matrix:
     """Of a model without cross-attention."""
-    return Matrix(
-        np.zeros((0, 0, 0, LANES, GROUP), np.int8), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
-    )
+    return Matrix(np.zeros((0, 0, 0, LANES, GROUP), np.int8), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int32))
 
 
 def _unpacked(matrix: Matrix, at: int) -> Tensor:
