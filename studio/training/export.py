@@ -139,8 +139,8 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
 ## What to expect
 General MIDI instruments, no voices, no recordings' sound. It knows the genres, instruments, moods and tempi of its
 composer, and words near to them. How well is measured below: drums or none are nearly always as asked for, slow or fast
-mostly, genre and lead instrument far more often than by chance, and far from always. Its loss was still falling when
-training ended. How to make a better one is in `studio/training/mini.toml`.
+mostly, the genre every other time and the lead instrument nearly as often. Its loss was still falling when training
+ended. How to make a better one is in `studio/training/mini.toml`.
 
 ## Licence
 The weights are CC0 1.0: do what you like. The table of word meanings derives from all-MiniLM-L6-v2 (Apache-2.0).
