@@ -184,9 +184,24 @@ def _sqlite_module() -> ModuleType:
 
 
 def _prepare(connection: Any, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    _write_ahead(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").fetchall()
     connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows only ASCII
+
+
+def _write_ahead(connection: Any) -> None:
+    """Of several that open a new file at once, SQLite lets one change its journal and fails the others without waiting,
+    whatever the timeout."""
+    give_up = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            return
+        except connection.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
 
 
 def _lower(text: str | None) -> str | None:
