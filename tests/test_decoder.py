@@ -376,3 +376,7 @@ def test_the_compiled_step_is_near_fp32s(name: str, monkeypatch: pytest.MonkeyPa
     errors = {kind: (logits - seen["fp32"]).norm() / seen["fp32"].norm() for kind, logits in seen.items()}
     assert errors["one"] < 0.03
     assert errors["one"] < 1.3 * errors["no"]
+
+
+def test_a_shape_says_how_many_codebooks_and_how_wide_a_head(mono: Oracle) -> None:
+    assert (mono.config.codebooks, mono.config.head_dim) == (4, 64)

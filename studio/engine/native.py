@@ -159,10 +159,10 @@ def _norm(x: Any, weight: Any, bias: Any, eps: Any, out: Any) -> None:
 
 
 @part
-def _prepare(x: Any, weight: Any, bias: Any, eps: Any, rows: int, normed: Any, bytes_: Any, scale: Any) -> None:
+def _prepare(x: Any, norms: Any, layer: int, eps: Any, rows: int, normed: Any, bytes_: Any, scale: Any) -> None:
     """What a projection after a norm reads."""
     for r in range(rows):
-        _norm(x[r], weight, bias, eps, normed)
+        _norm(x[r], norms.weight[layer], norms.bias[layer], eps, normed)
         scale[r] = _round(normed, bytes_[r])
 
 
@@ -175,10 +175,10 @@ def _gather(x: Any, rows: int, width: int, bytes_: Any, scale: Any) -> None:
 
 @part
 def _project(
-    weights: Any, scales: Any, biases: Any, first: int, last: int, rows: int, bytes_: Any, scale: Any, sums: Any,
-    out: Any, add: bool,
-) -> None:  # fmt: skip
+    matrix: Any, layer: int, first: int, last: int, rows: int, bytes_: Any, scale: Any, sums: Any, out: Any, add: bool
+) -> None:
     """The blocks `first` to `last` of outputs, of what was rounded, to `out`; or added to it."""
+    weights, scales, biases = matrix.bytes[layer], matrix.scale[layer], matrix.bias[layer]
     groups, stride = weights.shape[1], bytes_.shape[1]
     for block in range(first, last):
         w, n, r = weights.ctypes.data + block * groups * LANES * GROUP, block * LANES, 0
@@ -216,10 +216,12 @@ def _write(cells: Any, layer: int, row: int, head: int, at: int, key: Any, value
 
 @part
 def _attend(
-    keys: Any, key_scale: Any, key_bias: Any, values: Any, value_scale: Any, length: int, query: Any, out: Any,
-    scores: Any, rounded: Any, sums: Any,
-) -> None:  # fmt: skip
+    cells: Any, layer: int, row: int, head: int, length: int, query: Any, out: Any, scores: Any, rounded: Any, sums: Any
+) -> None:
     """Attention of a scaled query [HEAD] over a head's first `length` positions, to `out` [HEAD]."""
+    keys, values = cells.keys[layer, row, head], cells.values[layer, row, head]
+    key_scale, key_bias = cells.key_scale[layer, row, head], cells.key_bias[layer, row, head]
+    value_scale = cells.value_scale[layer, row, head]
     scale, highest = _round(query, rounded), F(-3e38)
     for block in range((length + LANES - 1) // LANES):
         n = block * LANES
@@ -252,61 +254,47 @@ def _step(
     first, last = mine * HEAD // LANES, others * HEAD // LANES  # the blocks of these heads
     third, ffn = dim // LANES, weights.up.bytes.shape[1]
     for layer in range(layers):
-        n, m = weights.norm_self, weights.qkv
-        _prepare(x, n.weight[layer], n.bias[layer], eps, rows, normed, bytes_, scale)
+        _prepare(x, weights.norm_self, layer, eps, rows, normed, bytes_, scale)
         for begin in range(0, 3 * third, third):
             a, z = begin + first, begin + last
-            _project(m.bytes[layer], m.scale[layer], m.bias[layer], a, z, rows, bytes_, scale, sums, wide, False)
+            _project(weights.qkv, layer, a, z, rows, bytes_, scale, sums, wide, False)
         for r in range(rows):
             for head in range(mine, others):
                 c, h = head * HEAD, (head + 1) * HEAD
                 _write(own, layer, r, head, at[r], wide[r, dim + c : dim + h], wide[r, 2 * dim + c : 2 * dim + h])
-                _attend(
-                    own.keys[layer, r, head], own.key_scale[layer, r, head], own.key_bias[layer, r, head],
-                    own.values[layer, r, head], own.value_scale[layer, r, head], at[r] + 1, wide[r, c:h],
-                    mixed[r, c:h], scores, query, sums,
-                )  # fmt: skip
+                _attend(own, layer, r, head, at[r] + 1, wide[r, c:h], mixed[r, c:h], scores, query, sums)
         met = _meet(counter, size, met)
-        m = weights.out
         _gather(mixed, rows, dim, bytes_, scale)
-        _project(m.bytes[layer], m.scale[layer], m.bias[layer], first, last, rows, bytes_, scale, sums, x, True)
+        _project(weights.out, layer, first, last, rows, bytes_, scale, sums, x, True)
         met = _meet(counter, size, met)
         if len(prompt):
-            n, m = weights.norm_cross, weights.query
-            _prepare(x, n.weight[layer], n.bias[layer], eps, rows, normed, bytes_, scale)
-            _project(m.bytes[layer], m.scale[layer], m.bias[layer], first, last, rows, bytes_, scale, sums, wide, False)
+            _prepare(x, weights.norm_cross, layer, eps, rows, normed, bytes_, scale)
+            _project(weights.query, layer, first, last, rows, bytes_, scale, sums, wide, False)
             for r in range(0, rows, 2):
                 for head in range(mine, others):
-                    c, h, slot = head * HEAD, (head + 1) * HEAD, r // 2
+                    c, h = head * HEAD, (head + 1) * HEAD
                     _attend(
-                        prompts.keys[layer, slot, head], prompts.key_scale[layer, slot, head],
-                        prompts.key_bias[layer, slot, head], prompts.values[layer, slot, head],
-                        prompts.value_scale[layer, slot, head], prompt[slot], wide[r, c:h],
-                        mixed[r, c:h], scores, query, sums,
-                    )  # fmt: skip
+                        prompts, layer, r // 2, head, prompt[r // 2], wide[r, c:h], mixed[r, c:h], scores, query, sums
+                    )
                     mixed[r + 1, c:h] = F(0)
             met = _meet(counter, size, met)
-            m = weights.cross_out
             _gather(mixed, rows, dim, bytes_, scale)
-            _project(m.bytes[layer], m.scale[layer], m.bias[layer], first, last, rows, bytes_, scale, sums, x, True)
+            _project(weights.cross_out, layer, first, last, rows, bytes_, scale, sums, x, True)
             met = _meet(counter, size, met)
-        n, m = weights.norm_ffn, weights.up
         a, z = ffn * rank // size, ffn * (rank + 1) // size
-        _prepare(x, n.weight[layer], n.bias[layer], eps, rows, normed, bytes_, scale)
-        _project(m.bytes[layer], m.scale[layer], m.bias[layer], a, z, rows, bytes_, scale, sums, wide, False)
+        _prepare(x, weights.norm_ffn, layer, eps, rows, normed, bytes_, scale)
+        _project(weights.up, layer, a, z, rows, bytes_, scale, sums, wide, False)
         for r in range(rows):
             for i in range(a * LANES, z * LANES):
                 wide[r, i] = gelu(wide[r, i])
         met = _meet(counter, size, met)
-        m = weights.down
         _gather(wide, rows, ffn * LANES, bytes_, scale)
-        _project(m.bytes[layer], m.scale[layer], m.bias[layer], first, last, rows, bytes_, scale, sums, x, True)
+        _project(weights.down, layer, first, last, rows, bytes_, scale, sums, x, True)
         met = _meet(counter, size, met)
-    n, m = weights.norm, weights.head
-    codes = m.bytes.shape[1]
+    codes = weights.head.bytes.shape[1]
     a, z = codes * rank // size, codes * (rank + 1) // size
-    _prepare(x, n.weight[0], n.bias[0], eps, rows, normed, bytes_, scale)
-    _project(m.bytes[0], m.scale[0], m.bias[0], a, z, rows, bytes_, scale, sums, room.logits, False)
+    _prepare(x, weights.norm, 0, eps, rows, normed, bytes_, scale)
+    _project(weights.head, 0, a, z, rows, bytes_, scale, sums, room.logits, False)
 
 
 # What the engine sees of it.
