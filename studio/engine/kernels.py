@@ -8,7 +8,7 @@ a second makes no views. Sums of bytes are exact, so a result does not depend on
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, TypeVar
 
@@ -20,12 +20,18 @@ from numba.extending import intrinsic
 
 LANES = 16  # outputs of a block, in one 512-bit register
 GROUP = 4  # bytes that a lane takes at once
+LINE = LANES * GROUP  # bytes of a register
 HEAD = 64  # channels of an attention head, in all of the family
+KEY_BITS, VALUE_BITS = 5, 6  # of a channel: a long sequence's keys and values are as much to read as weights are
+KEY_MIDDLE, VALUE_MIDDLE = 2 ** (KEY_BITS - 1), 2 ** (VALUE_BITS - 1)  # how 0 is stored
+KEY_LINES = HEAD * LANES * KEY_BITS // (8 * LINE) + 1  # of LANES positions, and one for the scales
+VALUE_LINES = HEAD * GROUP * VALUE_BITS // (8 * LINE)  # of GROUP positions
 
-_BYTE, _INT, _LONG, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_INTS, _FLOATS, _BYTES = (ir.VectorType(kind, LANES) for kind in (_INT, _FLOAT, _BYTE))
-_UNDEFINED, _FIRST = ir.Constant(_INTS, ir.Undefined), ir.Constant(_INTS, [0] * LANES)
-_AHEAD = 2048  # bytes: so far before its use a weight is asked for
+_BYTE, _SHORT, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 16, 32, 64)), ir.FloatType()
+_INTS, _FLOATS, _BYTES = ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, LANES), ir.VectorType(_BYTE, LINE)
+_FIRST = ir.Constant(_INTS, [0] * LANES)
+_WEIGHTS = 2048, 3  # bytes before its use that a line is asked for, and into which cache: 3 is the first, 2 the second
+_CELLS = 8192, 2  # what is unpacked takes longer to use
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -88,6 +94,54 @@ def _loop(b: Any, count: Any, step: int, initial: list[Any], body: Callable[[Any
     return results
 
 
+def _constant(byte: int) -> Any:
+    """Each byte of a register."""
+    return ir.Constant(_INTS, [int.from_bytes(bytes([byte] * 4), "little")] * LANES)
+
+
+def _moved(b: Any, line: Any, by: int) -> Any:
+    """Bits towards the high end, or the low one where `by` is negative."""
+    if by == 0:
+        return line
+    amount = ir.Constant(_INTS, [abs(by)] * LANES)
+    return b.shl(line, amount) if by > 0 else b.lshr(line, amount)
+
+
+def _unpacked(b: Any, low: Any, at_low: int, high: Any, at_high: int, mask: int) -> Any:
+    """Bytes of four bits that begin at bit `at_low` of the bytes of `low`, below those at bit `at_high` of `high`."""
+    four = b.and_(_moved(b, low, -at_low), _constant(0x0F))
+    return b.or_(four, b.and_(_moved(b, high, 4 - at_high), _constant(mask << 4)))
+
+
+def _each(b: Any, number: Any) -> Any:
+    """A number in each lane."""
+    undefined = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
+    return b.shuffle_vector(b.insert_element(undefined, number, ir.Constant(_INT, 0)), undefined, _FIRST)
+
+
+def _everywhere(b: Any, address: Any, by: int = 0) -> Any:
+    """The four bytes at an address, in each lane."""
+    return _each(b, b.load(_at(b, address, _INT, by), align=GROUP))
+
+
+def _multiply(b: Any) -> Any:
+    """sums + the sums of four products of an unsigned byte and a signed one."""
+    return cgutils.get_or_insert_function(b.module, ir.FunctionType(_INTS, [_INTS] * 3), "llvm.x86.avx512.vpdpbusd.512")
+
+
+def _lines(b: Any, address: Any, count: int, asked: tuple[int, int]) -> Iterator[Any]:
+    """Registers that lie one after the other; what follows them is asked for."""
+    prefetch = cgutils.get_or_insert_function(
+        b.module, ir.FunctionType(ir.VoidType(), [ir.PointerType(_BYTE), *[_INT] * 3]), "llvm.prefetch.p0"
+    )
+    (ahead, cache), to_read, data = asked, 0, 1
+    for line in range(count):
+        loaded = b.load(_at(b, address, _INTS, LINE * line), align=LINE)
+        hints = [ir.Constant(_INT, hint) for hint in (to_read, cache, data)]
+        b.call(prefetch, [_at(b, address, _BYTE, LINE * line + ahead), *hints])
+        yield loaded
+
+
 def _products(rows: int, unrolled: int) -> Any:
     """block(weights, x, stride, groups, out): out[r, lane] = the sum of x[r, k] · weights[k, lane].
 
@@ -99,28 +153,16 @@ def _products(rows: int, unrolled: int) -> Any:
     def block(_context: Any, weights: Any, x: Any, stride: Any, groups: Any, out: Any) -> Any:
         def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
             weights, x, stride, groups, out = args
-            multiply = cgutils.get_or_insert_function(
-                b.module, ir.FunctionType(_INTS, [_INTS] * 3), "llvm.x86.avx512.vpdpbusd.512"
-            )
-            prefetch = cgutils.get_or_insert_function(
-                b.module, ir.FunctionType(ir.VoidType(), [ir.PointerType(_BYTE), *[_INT] * 3]), "llvm.prefetch.p0"
-            )
+            multiply = _multiply(b)
 
             def body(group: Any, sums: list[Any]) -> list[Any]:
-                here = b.add(weights, b.mul(group, ir.Constant(_LONG, LANES * GROUP)))
                 found = []
-                for u in range(unrolled):
-                    loaded = b.load(_at(b, here, _INTS, LANES * GROUP * u), align=LANES * GROUP)
-                    hint = (0, 3, 1)  # to read, soon again, data
-                    ahead = _at(b, here, _BYTE, LANES * GROUP * u + _AHEAD)
-                    b.call(prefetch, [ahead, *(ir.Constant(_INT, number) for number in hint)])
+                here = b.add(weights, b.mul(group, ir.Constant(_LONG, LINE)))
+                for u, loaded in enumerate(_lines(b, here, unrolled, _WEIGHTS)):
                     for r in range(rows):
                         place = b.add(b.mul(stride, ir.Constant(_LONG, r)), b.mul(group, ir.Constant(_LONG, GROUP)))
-                        four = b.load(_at(b, b.add(x, place), _INT, GROUP * u), align=GROUP)
-                        everywhere = b.shuffle_vector(
-                            b.insert_element(_UNDEFINED, four, ir.Constant(_INT, 0)), _UNDEFINED, _FIRST
-                        )
-                        found.append(b.call(multiply, [sums[u * rows + r], everywhere, loaded]))
+                        four = _everywhere(b, b.add(x, place), GROUP * u)
+                        found.append(b.call(multiply, [sums[u * rows + r], four, loaded]))
                 return found
 
             sums = _loop(b, groups, unrolled, [ir.Constant(_INTS, [0] * LANES)] * (rows * unrolled), body)
@@ -138,36 +180,92 @@ def _products(rows: int, unrolled: int) -> Any:
 
 two_rows = _products(2, 2)  # the rows of a request: weights come from memory once for both
 four_rows = _products(4, 2)  # of two requests
-one_row = _products(1, 4)  # keys of one sequence
 
 
 @instructions
-def mixture(_context: Any, values: Any, weights: Any, count: Any, out: Any) -> Any:
-    """out[HEAD] = the sum of weights[n] · values[n, HEAD], of int8 values and float32 weights, over `count` of them."""
+def likeness(_context: Any, keys: Any, query: Any, middle: Any, scale: Any, scores: Any, others: Any) -> Any:
+    """scores[LANES] = the products of a query, `scale` times int8 [HEAD], with LANES keys [KEY_LINES, LINE].
+
+    `middle` is what the query makes of the numbers that stand for 0. The last line has two scales a lane: the low half
+    is the key's, the high half goes to others[LANES].
+    """
 
     def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
-        values, weights, count, out = args
-        parts = range(HEAD // LANES)
-
-        def body(n: Any, sums: list[Any]) -> list[Any]:
-            weight = b.load(_at(b, b.add(weights, b.mul(n, ir.Constant(_LONG, 4))), _FLOAT), align=4)
-            first = b.insert_element(ir.Constant(_FLOATS, ir.Undefined), weight, ir.Constant(_INT, 0))
-            everywhere = b.shuffle_vector(first, ir.Constant(_FLOATS, ir.Undefined), _FIRST)
-            here = b.add(values, b.mul(n, ir.Constant(_LONG, HEAD)))
-            bytes_ = [b.load(_at(b, here, _BYTES, LANES * part), align=LANES) for part in parts]
-            numbers = [b.sitofp(b.sext(each, _INTS), _FLOATS) for each in bytes_]
-            flags = ("reassoc", "contract")
-            return [
-                b.fadd(total, b.fmul(everywhere, each, flags=flags), flags=flags)
-                for total, each in zip(sums, numbers, strict=True)
-            ]
-
-        sums = _loop(b, count, 1, [ir.Constant(_FLOATS, [0.0] * LANES) for _ in parts], body)
-        for part, total in enumerate(sums):
-            b.store(total, _at(b, out, _FLOATS, 4 * LANES * part), align=4)
+        keys, query, middle, scale, scores, others = args
+        *lines, scales = _lines(b, keys, KEY_LINES, _CELLS)
+        multiply, groups = _multiply(b), HEAD // GROUP
+        sums = [ir.Constant(_INTS, [0] * LANES)] * 2
+        for group in range(groups):
+            half, line = divmod(group, groups // 2)
+            four = _unpacked(b, lines[line], 4 * half, lines[groups // 2 + half], line, 1)
+            sums = [sums[1], b.call(multiply, [sums[0], four, _everywhere(b, query, GROUP * group)])]
+        whole = b.sitofp(b.sub(b.add(*sums), _each(b, middle)), _FLOATS)
+        each = b.fmul(b.bitcast(_moved(b, scales, 16), _FLOATS), _each(b, scale))
+        b.store(b.fmul(whole, each), _at(b, scores, _FLOATS), align=4)
+        b.store(b.and_(scales, ir.Constant(_INTS, [0xFFFF0000] * LANES)), _at(b, others, _INTS), align=4)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4), generate
+    long, whole, number = types.int64, types.int32, types.float32
+    return types.void(long, long, whole, number, long, long), generate
+
+
+@instructions
+def halve(_context: Any, weights: Any, by: Any, high: Any, low: Any) -> Any:
+    """weights[LANES] · by, rounded: the high bytes and the low ones."""
+
+    def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
+        weights, by, high, low = args
+        loaded = b.load(_at(b, weights, _FLOATS), align=4)
+        exact = b.fadd(b.fmul(loaded, _each(b, by)), ir.Constant(_FLOATS, [0.5] * LANES))
+        whole, bytes_ = b.fptosi(exact, _INTS), ir.VectorType(_BYTE, LANES)
+        b.store(b.trunc(_moved(b, whole, -8), bytes_), _at(b, high, bytes_), align=GROUP)
+        b.store(b.trunc(whole, bytes_), _at(b, low, bytes_), align=GROUP)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32, types.int64, types.int64), generate
+
+
+@instructions
+def mixture(_context: Any, values: Any, high: Any, low: Any, groups: Any, out: Any) -> Any:
+    """out[2, HEAD] = the sums of weights times values: of their high bytes, and of their low ones.
+
+    values: [groups, VALUE_LINES, LINE] of VALUE_BITS, GROUP positions each; high, low: uint8 [groups, GROUP].
+    """
+
+    def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
+        values, high, low, groups, out = args
+        multiply, parts = _multiply(b), HEAD // LANES
+
+        def body(group: Any, sums: list[Any]) -> list[Any]:
+            here = b.add(values, b.mul(group, ir.Constant(_LONG, VALUE_LINES * LINE)))
+            *fours, twos = _lines(b, here, VALUE_LINES, _CELLS)
+            place = b.mul(group, ir.Constant(_LONG, GROUP))
+            weights = [_everywhere(b, b.add(bytes_, place)) for bytes_ in (high, low)]
+            found = []
+            for part in range(parts):
+                unsigned = _unpacked(b, fours[part // 2], 4 * (part % 2), twos, 2 * part, 3)
+                signed = b.sub(b.bitcast(unsigned, _BYTES), ir.Constant(_BYTES, [VALUE_MIDDLE] * LINE))
+                number = b.bitcast(signed, _INTS)
+                found += [b.call(multiply, [sums[2 * part + n], weights[n], number]) for n in range(2)]
+            return found
+
+        sums = _loop(b, groups, 1, [ir.Constant(_INTS, [0] * LANES)] * (2 * parts), body)
+        for part in range(parts):
+            for n in range(2):
+                b.store(sums[2 * part + n], _at(b, out, _INTS, 4 * (n * HEAD + part * LANES)), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate
+
+
+@instructions
+def bits_of_float(_context: Any, number: Any) -> Any:
+    """The bits of a float32, as an int32."""
+
+    def generate(_context: Any, b: Any, _signature: Any, args: Any) -> Any:
+        return b.bitcast(args[0], _INT)
+
+    return types.int32(types.float32), generate
 
 
 @instructions

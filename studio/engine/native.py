@@ -1,8 +1,8 @@
 """The transformer's step in 8 bits as one compiled function: what `transformer` says, where a processor has VNNI.
 
 Operators by the dozen take longer to start than to run when a step is ten milliseconds. Here a step is one call; its
-threads share each phase, wait for each other at its end, and the interpreter is not asked. Weights, activations and
-keys are multiplied as bytes, values are added up in fp32. A row's result is the same in any company.
+threads share each phase, wait for each other at its end, and the interpreter is not asked. Weights and activations are
+multiplied as bytes; keys are kept in 5 bits, values in 6. A row's result is the same in any company.
 """
 
 from __future__ import annotations
@@ -21,16 +21,24 @@ from studio.engine.attention import KeysValues, Reach, rounded, zeros
 from studio.engine.kernels import (
     GROUP,
     HEAD,
+    KEY_LINES,
+    KEY_MIDDLE,
     LANES,
+    LINE,
+    VALUE_LINES,
+    VALUE_MIDDLE,
     F,
     arrive,
     arrived,
+    bits_of_float,
     exp,
+    float_of_bits,
     four_rows,
     gelu,
+    halve,
     here,
+    likeness,
     mixture,
-    one_row,
     part,
     pause,
     step_aside,
@@ -42,6 +50,8 @@ from studio.engine.transformer import Context, DecoderConfig, Get, Layer, Transf
 Array = npt.NDArray[Any]
 
 PROMPT_MAX = 512  # tokens
+MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 but its sign
+HIGH = np.int32(-0x10000)  # the high half of them
 SPINS = 2000  # looks at a barrier before a thread lets others have its core
 
 
@@ -81,13 +91,13 @@ class Weights(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Keys and values of sequences."""
+    """Keys and values of sequences: bytes whose halves are the low bits of two groups or blocks of channels, then bytes
+    of high bits. A line is [LANES, GROUP]: of keys, positions and channels; of values, channels and positions."""
 
-    keys: Array  # int8 [layers, rows, heads, length / LANES, HEAD / GROUP, LANES, GROUP]
-    key_scale: Array  # float32 [layers, rows, heads, length]
-    key_bias: Array  # float32, what 128 in every channel of a query adds
-    values: Array  # int8 [layers, rows, heads, length, HEAD]
-    value_scale: Array  # float32
+    keys: Array  # uint8 [layers, rows, heads, length / LANES, KEY_LINES, LINE]
+    values: Array  # uint8 [layers, rows, heads, length / GROUP, VALUE_LINES, LINE]
+    scales: Array  # int32 [layers, rows, heads, length / LANES, LANES], each block's last line of keys: the high halves
+    # of two float32, the value's and below it the key's
 
 
 class Room(NamedTuple):
@@ -100,9 +110,10 @@ class Room(NamedTuple):
     normed: Array  # float32 [threads, dim]
     bytes: Array  # uint8 [threads, rows, the widest input], activations in bytes
     scale: Array  # float32 [threads, rows]
-    sums: Array  # int32 [threads, 4 * LANES]
-    scores: Array  # float32 [threads, length]
-    query: Array  # uint8 [threads, HEAD]
+    sums: Array  # int32 [threads, 2 * HEAD]
+    scores: Array  # float32 [threads, 2, length], and the values' scales
+    halves: Array  # uint8 [threads, 2, length], of the weights that scores become
+    query: Array  # int8 [threads, HEAD]
     counter: Array  # int64 [1], arrivals at barriers
 
 
@@ -126,12 +137,21 @@ def _meet(counter: int, size: int, met: int) -> int:
 
 @part
 def _largest(x: Any) -> Any:
-    """The largest magnitude in x; not a number where there is none."""
-    most, lost = F(1e-12), F(0)
+    """The largest magnitude in x, by its bits, whose order is that of numbers; not a number where there is none."""
+    most = bits_of_float(F(1e-12))
     for i in range(len(x)):
-        most = max(most, abs(x[i]))
-        lost += x[i] * F(0)
-    return most + lost
+        most = max(most, bits_of_float(x[i]) & MAGNITUDE)
+    return float_of_bits(most)
+
+
+@part
+def _highest(x: Any) -> Any:
+    """The largest number in x, likewise: of negative ones the bits run backwards."""
+    most = -MAGNITUDE
+    for i in range(len(x)):
+        bits = bits_of_float(x[i])
+        most = max(most, bits ^ ((bits >> np.int32(31)) & MAGNITUDE))
+    return float_of_bits(most ^ ((most >> np.int32(31)) & MAGNITUDE))
 
 
 @part
@@ -199,45 +219,76 @@ def _project(
 
 
 @part
-def _write(cells: Any, layer: int, row: int, head: int, at: int, key: Any, value: Any) -> None:
-    """Store a key and a value [HEAD] at a position."""
-    key_scale, value_scale = _largest(key) / F(127), _largest(value) / F(127)
-    keys, values = cells.keys[layer, row, head, at // LANES], cells.values[layer, row, head, at]
-    total = np.int32(0)
+def _scale(x: Any, middle: int) -> Any:
+    """By what x [HEAD] is divided to be whole numbers less than `middle`: the bits of a float32, rounded up to half."""
+    return (bits_of_float(_largest(x) / F(middle - 1)) + np.int32(0xFFFF)) & HIGH
+
+
+@part
+def _write(cells: Any, layer: int, row: int, head: int, at: int, key: Any, value: Any, numbers: Any) -> None:
+    """Store a key and a value [HEAD] at a position; it shares no byte with others."""
+    key_scale, value_scale = _scale(key, KEY_MIDDLE), _scale(value, VALUE_MIDDLE)
+    key_by, value_by = F(1) / float_of_bits(key_scale), F(1) / float_of_bits(value_scale)
+    cells.scales[layer, row, head, at // LANES, at % LANES] = value_scale | (
+        (key_scale >> np.int32(16)) & np.int32(0xFFFF)
+    )
+    k, v = numbers[:HEAD], numbers[HEAD : 2 * HEAD]
     for i in range(HEAD):
-        k = np.int32(np.rint(key[i] / key_scale))
-        total += k
-        keys[i // GROUP, at % LANES, i % GROUP] = np.int8(k)
-        values[i] = np.int8(np.int32(np.rint(value[i] / value_scale)))
-    cells.key_scale[layer, row, head, at] = key_scale
-    cells.key_bias[layer, row, head, at] = F(128 * total)
-    cells.value_scale[layer, row, head, at] = value_scale
+        k[i] = np.int32(np.rint(key[i] * key_by)) + np.int32(KEY_MIDDLE)
+        v[i] = np.int32(np.rint(value[i] * value_by)) + np.int32(VALUE_MIDDLE)
+    keys, values = cells.keys[layer, row, head, at // LANES], cells.values[layer, row, head, at // GROUP]
+    half, place = HEAD // 2, at % LANES * GROUP
+    for i in range(GROUP):
+        low, high = 0, 0
+        for line in range(half // GROUP):
+            one, other = k[line * GROUP + i], k[half + line * GROUP + i]
+            keys[line, place + i] = np.uint8((one & 15) | (other & 15) << 4)
+            low, high = low | (one >> 4) << line, high | (other >> 4) << line
+        keys[half // GROUP, place + i], keys[half // GROUP + 1, place + i] = np.uint8(low), np.uint8(high)
+    for lane in range(LANES):
+        a, b, c, d = v[lane], v[LANES + lane], v[2 * LANES + lane], v[3 * LANES + lane]
+        place = lane * GROUP + at % GROUP
+        values[0, place] = np.uint8((a & 15) | (b & 15) << 4)
+        values[1, place] = np.uint8((c & 15) | (d & 15) << 4)
+        values[2, place] = np.uint8(a >> 4 | (b >> 4) << 2 | (c >> 4) << 4 | (d >> 4) << 6)
 
 
 @part
 def _attend(
-    cells: Any, layer: int, row: int, head: int, length: int, query: Any, out: Any, scores: Any, rounded: Any, sums: Any
+    cells: Any, layer: int, row: int, head: int, length: int, query: Any, out: Any, room: Any, rank: int
 ) -> None:
     """Attention of a scaled query [HEAD] over a head's first `length` positions, to `out` [HEAD]."""
     keys, values = cells.keys[layer, row, head], cells.values[layer, row, head]
-    key_scale, key_bias = cells.key_scale[layer, row, head], cells.key_bias[layer, row, head]
-    value_scale = cells.value_scale[layer, row, head]
-    scale, highest = _round(query, rounded), F(-3e38)
-    for block in range((length + LANES - 1) // LANES):
+    scores, value_scale, halves = room.scores[rank, 0], room.scores[rank, 1], room.halves[rank]
+    rounded, sums = room.query[rank], room.sums[rank]
+    scale = _largest(query) / F(127)
+    middle, total = np.int32(0), F(0)
+    for i in range(HEAD):
+        whole = np.int32(np.rint(query[i] / scale))
+        rounded[i] = np.int8(whole)
+        middle += KEY_MIDDLE * whole
+    blocks = (length + LANES - 1) // LANES
+    for block in range(blocks):
         n = block * LANES
-        one_row(keys.ctypes.data + n * HEAD, rounded.ctypes.data, 0, HEAD // GROUP, sums.ctypes.data)
-        for lane in range(LANES):
-            scores[n + lane] = (F(sums[lane]) - key_bias[n + lane]) * key_scale[n + lane] * scale
-    for n in range(length):
-        highest = max(highest, scores[n])
-    total = F(0)
+        likeness(
+            keys.ctypes.data + block * KEY_LINES * LINE, rounded.ctypes.data, middle, scale,
+            scores[n:].ctypes.data, value_scale[n:].ctypes.data,
+        )  # fmt: skip
+    highest = _highest(scores[:length])
     for n in range(length):
         weight = exp(scores[n] - highest)
         total += weight
         scores[n] = weight * value_scale[n]
-    mixture(values.ctypes.data, scores.ctypes.data, length, out.ctypes.data)
+    most = _largest(scores[:length])
+    scores[length : blocks * LANES] = F(0)
+    for block in range(blocks):
+        n = block * LANES
+        halve(scores[n:].ctypes.data, F(0xFFFF) / most, halves[0, n:].ctypes.data, halves[1, n:].ctypes.data)
+    groups = (length + GROUP - 1) // GROUP
+    mixture(values.ctypes.data, halves[0].ctypes.data, halves[1].ctypes.data, groups, sums.ctypes.data)
+    by = most / F(0xFFFF) / total
     for i in range(HEAD):
-        out[i] /= total
+        out[i] = (F(256) * F(sums[i]) + F(sums[HEAD + i])) * by
 
 
 @whole
@@ -249,7 +300,6 @@ def _step(
     layers, heads, dim = own.keys.shape[0], own.keys.shape[2], room.x.shape[1]
     x, wide, mixed, counter, met = room.x, room.wide, room.mixed, room.counter.ctypes.data, 0
     normed, bytes_, scale, sums = room.normed[rank], room.bytes[rank], room.scale[rank], room.sums[rank]
-    scores, query = room.scores[rank], room.query[rank]
     mine, others = heads * rank // size, heads * (rank + 1) // size
     first, last = mine * HEAD // LANES, others * HEAD // LANES  # the blocks of these heads
     third, ffn = dim // LANES, weights.up.bytes.shape[1]
@@ -261,8 +311,9 @@ def _step(
         for r in range(rows):
             for head in range(mine, others):
                 c, h = head * HEAD, (head + 1) * HEAD
-                _write(own, layer, r, head, at[r], wide[r, dim + c : dim + h], wide[r, 2 * dim + c : 2 * dim + h])
-                _attend(own, layer, r, head, at[r] + 1, wide[r, c:h], mixed[r, c:h], scores, query, sums)
+                key, value = wide[r, dim + c : dim + h], wide[r, 2 * dim + c : 2 * dim + h]
+                _write(own, layer, r, head, at[r], key, value, sums)
+                _attend(own, layer, r, head, at[r] + 1, wide[r, c:h], mixed[r, c:h], room, rank)
         met = _meet(counter, size, met)
         _gather(mixed, rows, dim, bytes_, scale)
         _project(weights.out, layer, first, last, rows, bytes_, scale, sums, x, True)
@@ -273,9 +324,7 @@ def _step(
             for r in range(0, rows, 2):
                 for head in range(mine, others):
                     c, h = head * HEAD, (head + 1) * HEAD
-                    _attend(
-                        prompts, layer, r // 2, head, prompt[r // 2], wide[r, c:h], mixed[r, c:h], scores, query, sums
-                    )
+                    _attend(prompts, layer, r // 2, head, prompt[r // 2], wide[r, c:h], mixed[r, c:h], room, rank)
                     mixed[r + 1, c:h] = F(0)
             met = _meet(counter, size, met)
             _gather(mixed, rows, dim, bytes_, scale)
@@ -303,11 +352,8 @@ def _step(
 class NativeCells(KeysValues):
     """Keys and values as the compiled function reads them."""
 
-    keys: Tensor  # these five as in `Cells`
-    key_scale: Tensor
-    key_bias: Tensor
+    keys: Tensor  # these two as in `Cells`
     values: Tensor
-    value_scale: Tensor
     lengths: Tensor  # [rows], what `fill` left
 
     def __init__(
@@ -319,16 +365,15 @@ class NativeCells(KeysValues):
         def keep(name: str, *shape: int, dtype: torch.dtype) -> None:
             self.register_buffer(name, zeros(*shape, device=device, dtype=dtype), persistent=False)
 
-        keep("keys", *shape, length // LANES, HEAD // GROUP, LANES, GROUP, dtype=torch.int8)
-        keep("values", *shape, length, HEAD, dtype=torch.int8)
-        for name in ("key_scale", "key_bias", "value_scale"):
-            keep(name, *shape, length, dtype=torch.float32)
+        keep("keys", *shape, length // LANES, KEY_LINES, LINE, dtype=torch.uint8)
+        keep("values", *shape, length // GROUP, VALUE_LINES, LINE, dtype=torch.uint8)
         keep("lengths", rows, dtype=torch.int64)
-        self.cells = Cells(*(getattr(self, name).numpy() for name in Cells._fields))
+        self.scales = self.keys.view(torch.int32)[..., KEY_LINES - 1, :]
+        self.cells = Cells(self.keys.numpy(), self.values.numpy(), self.scales.numpy())
 
     @classmethod
     def position_bytes(cls, head_dim: int, dtype: torch.dtype) -> int:
-        return 2 * head_dim + 3 * torch.float32.itemsize
+        return KEY_LINES * LINE // LANES + VALUE_LINES * LINE // GROUP
 
     def rounded(self, length: int) -> int:
         """Each row looks as far as it is long, whatever the batch says."""
@@ -342,23 +387,22 @@ class NativeCells(KeysValues):
         return Reach(torch.zeros(rows, 1, 0), nothing, nothing, nothing, nothing)
 
     def fill(self, row: int, keys_values: Tensor) -> None:
-        layers, positions, *_ = keys_values.shape
-        blocks = -(-positions // LANES)
+        positions = keys_values.shape[1]
+        blocks, groups = -(-positions // LANES), -(-positions // LANES) * LANES // GROUP
         keys, values = keys_values.float().permute(2, 0, 3, 1, 4)  # [layers, heads, P, HEAD] each
-        rounded, self.key_scale[:, row, :, :positions] = _in_bytes(keys)
-        self.key_bias[:, row, :, :positions] = 128.0 * rounded.sum(-1)
-        rounded = torch.nn.functional.pad(rounded, (0, 0, 0, blocks * LANES - positions))
-        grouped = rounded.view(layers, self.heads, blocks, LANES, HEAD // GROUP, GROUP).transpose(3, 4)
-        self.keys[:, row, :, :blocks] = grouped
-        self.values[:, row, :, :positions], self.value_scale[:, row, :, :positions] = _in_bytes(values)
+        keys, key_scale = _in_bits(keys, KEY_MIDDLE)
+        values, value_scale = _in_bits(values, VALUE_MIDDLE)
+        self.keys[:, row, :, :blocks, : KEY_LINES - 1] = _key_lines(_whole_blocks(keys))
+        self.values[:, row, :, :groups] = _value_lines(_whole_blocks(values))
+        scales = _whole_blocks((value_scale | (key_scale >> 16))[..., None])
+        self.scales[:, row, :, :blocks] = scales.view(*scales.shape[:2], blocks, LANES)
         self.lengths[row] = positions
 
     def move(self, source: int, target: int, length: int) -> None:
-        blocks = -(-length // LANES)
-        self.keys[:, target, :, :blocks] = self.keys[:, source, :, :blocks]
-        for name in ("values", "key_scale", "key_bias", "value_scale"):
+        for name, positions in (("keys", LANES), ("values", GROUP)):
             cells: Tensor = getattr(self, name)
-            cells[:, target, :, :length] = cells[:, source, :, :length]
+            used = -(-length // positions)
+            cells[:, target, :, :used] = cells[:, source, :, :used]
         self.lengths[target] = self.lengths[source]
 
     def clear(self, row: int) -> None:
@@ -380,9 +424,10 @@ class NativeTransformer(Transformer):
         self._room = Room(
             x=room(rows, c.dim), wide=room(rows, widest), mixed=room(rows, c.dim), logits=room(rows, heads),
             normed=room(threads, c.dim), bytes=room(threads, rows, max(c.dim, c.ffn), dtype=torch.uint8),
-            scale=room(threads, rows), sums=room(threads, 4 * LANES, dtype=torch.int32),
-            scores=room(threads, rounded(max(positions, PROMPT_MAX))),
-            query=room(threads, HEAD, dtype=torch.uint8), counter=room(1, dtype=torch.int64),
+            scale=room(threads, rows), sums=room(threads, 2 * HEAD, dtype=torch.int32),
+            scores=room(threads, 2, rounded(max(positions, PROMPT_MAX))),
+            halves=room(threads, 2, rounded(max(positions, PROMPT_MAX)), dtype=torch.uint8),
+            query=room(threads, HEAD, dtype=torch.int8), counter=room(1, dtype=torch.int64),
         )  # fmt: skip
         self._threads = threads
         self._others = ThreadPoolExecutor(threads - 1, "decode") if threads > 1 else None
@@ -487,3 +532,38 @@ def _in_bytes(numbers: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers [..., N] as int8 [..., N], and their scales [...]."""
     scale = numbers.abs().amax(dim=-1).clamp_(min=1e-12).div_(127)
     return (numbers / scale[..., None]).round().to(torch.int8), scale
+
+
+def _in_bits(numbers: Tensor, middle: int) -> tuple[Tensor, Tensor]:
+    """Numbers [..., HEAD] as uint8 about `middle`, and the bits of their scales, int32 [...]: as `_write` does."""
+    most = numbers.abs().amax(dim=-1).clamp_(min=1e-12).div_(middle - 1)
+    scale = (most.view(torch.int32) + 0xFFFF) & -0x10000
+    return ((numbers / scale.view(torch.float32)[..., None]).round() + middle).to(torch.uint8), scale
+
+
+def _whole_blocks(of_positions: Tensor) -> Tensor:
+    """[layers, heads, positions, N] with zeros to the end of the last block."""
+    return torch.nn.functional.pad(of_positions, (0, 0, 0, -of_positions.shape[2] % LANES))
+
+
+def _key_lines(numbers: Tensor) -> Tensor:
+    """[layers, heads, P, HEAD] to [layers, heads, P / LANES, KEY_LINES - 1, LINE]."""
+    layers, heads, positions, _ = numbers.shape
+    groups = numbers.view(layers, heads, positions // LANES, LANES, HEAD // GROUP, GROUP).transpose(3, 4)
+    halves = groups.reshape(layers, heads, positions // LANES, 2, HEAD // GROUP // 2, LINE)
+    return torch.cat([_side_by_side((halves & 15).transpose(3, 4), 4), _side_by_side(halves >> 4, 1)], dim=3)
+
+
+def _value_lines(numbers: Tensor) -> Tensor:
+    """[layers, heads, P, HEAD] to [layers, heads, P / GROUP, VALUE_LINES, LINE]."""
+    layers, heads, positions, _ = numbers.shape
+    blocks = numbers.view(layers, heads, positions // GROUP, GROUP, HEAD // LANES, LANES).movedim(3, -1)
+    lines = blocks.reshape(layers, heads, positions // GROUP, HEAD // LANES // 2, 2, LINE)
+    twos = _side_by_side((lines >> 4).flatten(3, 4), 2)
+    return torch.cat([_side_by_side(lines & 15, 4), twos[:, :, :, None]], dim=3)
+
+
+def _side_by_side(parts: Tensor, bits: int) -> Tensor:
+    """Bytes [..., N, LINE] of so many bits each, in the bytes of one line [..., LINE]; the first are the lowest."""
+    places = torch.arange(parts.shape[-2], dtype=torch.uint8)[:, None] * bits
+    return (parts << places).sum(dim=-2, dtype=torch.uint8)
