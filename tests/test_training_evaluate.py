@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from studio.engine.spectral_codec import SpectralCodec
 from studio.schemas import GenerationRequest
@@ -20,7 +19,8 @@ from studio.training import card, evaluate, heeding, memory, prompts, structure,
 from studio.training.captions import Expectation, caption
 from studio.training.codec import log_mel_distance
 from studio.training.compose import describe
-from studio.training.judge import FIELDS, Judge, Truth, features, truth_of_prompt
+from studio.training.ear import Ear, learn, spectrogram
+from studio.training.judge import FIELDS, Judge, Truth, truth_of_prompt
 from studio.training.measures import SAMPLE_RATE, Audio, brightness, key, major, onsets, pulse, statistics, tempo
 from studio.training.place import Place
 from studio.training.takes import Musician, Musicians
@@ -187,7 +187,28 @@ def test_a_word_is_alike_where_it_moves_as_its_neighbour_does_most() -> None:
 
 def test_a_quieter_copy_sounds_the_same_to_the_judge() -> None:
     noise = 0.2 * np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
-    assert torch.allclose(features(noise), features(noise / 2), atol=0.05)
+    loud, quiet = spectrogram(noise).int(), spectrogram(noise / 2).int()
+    assert (loud - quiet).abs().max() <= 1
+
+
+def test_an_ear_learns_to_tell_slow_beats_from_fast_ones_and_tones_from_noise() -> None:
+    rng = np.random.default_rng(0)
+
+    def clip(fast: int, noisy: int) -> torch.Tensor:
+        beats = clicks(rng.uniform(160, 200) if fast else rng.uniform(60, 80), 2.0)
+        other = (
+            rng.standard_normal(2 * RATE)
+            if noisy
+            else np.sin(2 * np.pi * rng.uniform(200, 800) * np.arange(2 * RATE) / RATE)
+        )
+        return spectrogram((beats + 0.02 * other).astype(np.float32))
+
+    truths = torch.from_numpy(rng.integers(0, 2, (320, 2)))
+    clips = torch.stack([clip(*truth) for truth in truths.tolist()])
+    ear = learn(clips[:256], truths[:256], [2, 2])
+    fast, noisy = torch.split(ear.hear(clips[256:]), [2, 2], dim=1)
+    assert (fast.argmax(1) == truths[256:, 0]).float().mean() > 0.9
+    assert (noisy.argmax(1) == truths[256:, 1]).float().mean() > 0.9
 
 
 def test_adherence_counts_what_was_asked_for_and_what_other_prompts_would_give() -> None:
@@ -262,9 +283,7 @@ def deaf_judge() -> Judge:
     """One that learned nothing."""
     torch.manual_seed(0)
     names = {"genre": ["rock", "jazz"], "lead": ["keys"], "drums": ["drums", "none"], "tempo": ["slow", "fast"]}
-    size = len(features(clicks(120, 2.0)))
-    network = nn.Sequential(nn.Linear(size, 8), nn.GELU(), nn.Linear(8, 7))
-    return Judge(network.eval(), torch.zeros(size), torch.ones(size), names, {})
+    return Judge(Ear(7).eval(), names, {})
 
 
 def test_the_card_remembers_the_version_before(tmp_path: Path) -> None:

@@ -74,11 +74,11 @@ def _adherence(found: Figures) -> Iterator[str]:
     drums = ", ".join(f"{wish} {share:.0%}" for wish, share in found["adherence"]["drums"]["of_each"].items())
     yield (
         f"{settings['prompts']} prompts in wordings that no caption has, {settings['seeds']} clips of "
-        f"{settings['seconds']:g} s each. The judge learned from music rendered with another soundfont. By chance: "
-        f"clips of any prompts. Of clips asked for drums or none, so many are: {drums}."
+        f"{settings['seconds']:g} s each. The judge learned from other music than the model, rendered with two "
+        f"soundfonts. By chance: clips of any prompts. Of clips asked for drums or none, so many are: {drums}."
     )
     yield ""
-    yield from _head("asked for", "clips", "heard", "each seed", "by chance", "the judge, on held-out music")
+    yield from _head("asked for", "clips", "heard", "each seed", "by chance", "the judge, of music through the codec")
     for name, row in found["adherence"].items():
         seeds = ", ".join(f"{share:.0%}" for share in row["of_each_seed"])
         judge = f"{found['judge_accuracy'][name]:.0%}"
