@@ -124,7 +124,7 @@ def bench_service(
 @bench_app.command("decode")
 def bench_decode(
     model: Annotated[str, typer.Option(help="mini with its weights; small, medium, large with random ones")] = "small",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, int8")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, int8, or several with commas between")] = "auto",
     slots: Annotated[int, typer.Option(min=1, help="requests at once")] = 1,
     seconds: Annotated[float, typer.Option(min=0.5, max=30, help="of music")] = 2.0,
     against: Annotated[str, typer.Option(help="audiocraft, transformers, or both with a comma between")] = "",
@@ -135,7 +135,8 @@ def bench_decode(
         loader.share_the_cpu()
         from studio.bench import decode
 
-        decode.run(model, precision, slots, seconds, [name for name in against.split(",") if name], rounds)
+        precisions, rivals = ([name for name in names.split(",") if name] for names in (precision, against))
+        decode.run(model, precisions, slots, seconds, rivals, rounds)
 
 
 @bench_app.command("quality")

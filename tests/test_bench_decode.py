@@ -25,18 +25,21 @@ def test_a_request_has_the_same_codes_alone_and_in_company(capsys: pytest.Captur
 
 
 def test_a_step_is_timed_for_several_requests_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    decode.run("mini", "fp32", slots=2, seconds=1.0, against=[], rounds=1)
+    decode.run("mini", ["fp32", "bf16"], slots=2, seconds=1.0, against=[], rounds=1)
     found = result(capsys)
-    [figures] = found["figures"].values()
+    figures, other = found["figures"].values()
     assert found["slots"] == 2
+    assert figures["ms_step"] * other["ratio"] == pytest.approx(other["ms_step"], rel=0.01)
     assert figures["ms_step"] > 0
     assert figures["real_time"] == pytest.approx(2 * 1000 / figures["ms_step"] / 50, rel=0.01)
 
 
-@pytest.mark.parametrize(("model", "rival"), [("huge", []), ("mini", ["nobody"])])
-def test_an_unknown_contestant_is_refused(model: str, rival: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("model", "precision", "rival"), [("huge", "fp32", []), ("mini", "int3", []), ("mini", "fp32", ["nobody"])]
+)
+def test_an_unknown_contestant_is_refused(model: str, precision: str, rival: list[str]) -> None:
     with pytest.raises(ConfigurationError, match="There is no"):
-        decode.run(model, "fp32", slots=1, seconds=1.0, against=rival, rounds=1)
+        decode.run(model, [precision], slots=1, seconds=1.0, against=rival, rounds=1)
 
 
 def test_a_precision_is_judged_on_pieces_with_their_captions(
