@@ -135,8 +135,8 @@ def bench_decode(
         loader.share_the_cpu()
         from studio.bench import decode
 
-        precisions, rivals = ([name for name in names.split(",") if name] for names in (precision, against))
-        decode.run(model, precisions, slots, seconds, rivals, rounds)
+        rivals = [name for name in against.split(",") if name]
+        decode.run(model, precision.split(","), slots, seconds, rivals, rounds)
 
 
 @bench_app.command("quality")

@@ -217,9 +217,9 @@ def _audiocraft(config: DecoderConfig, conditions: Tensor, device: torch.device)
 
 
 def _transformers(config: DecoderConfig, conditions: Tensor, device: torch.device) -> Callable[[int], list[float]]:
-    """In bf16 with its cache, which is its fastest."""
+    """In bf16 with its caches, which is its fastest."""
     with quiet():
-        from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
+        from transformers import DynamicCache, EncoderDecoderCache, MusicgenDecoderConfig, MusicgenForCausalLM
 
     shape = MusicgenDecoderConfig(
         vocab_size=config.cardinality, hidden_size=config.dim, num_hidden_layers=config.layers, ffn_dim=config.ffn,
@@ -238,10 +238,12 @@ def _transformers(config: DecoderConfig, conditions: Tensor, device: torch.devic
 
     def generate(frames: int) -> list[float]:
         steps, started = delay.steps(frames, config.delays), time.perf_counter()
+        # Left to itself, the bare decoder caches the prompt's keys again at each step, behind its own.
+        caches = EncoderDecoderCache(DynamicCache(config=shape), DynamicCache(config=shape))
         with quiet(), torch.no_grad():
             codes = lm.generate(
                 begin, encoder_hidden_states=prompt, encoder_attention_mask=mask, max_new_tokens=steps,
-                do_sample=True, top_k=250, guidance_scale=3.0, num_return_sequences=1,
+                do_sample=True, top_k=250, guidance_scale=3.0, num_return_sequences=1, past_key_values=caches,
             )  # fmt: skip
         codes.cpu()
         return [(time.perf_counter() - started) / steps]
