@@ -130,7 +130,7 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
 - **Time.** Every step reads where in the beat, the bar and the phrase it stands (`studio/engine/metre.py`). The tempo
   is the one that the prompt names, or one that its words let expect; so is the metre. "With an ending" gets one.
 - **Codec.** `studio/engine/spectral_codec.py`: ConvNeXt on STFT frames, residual vector quantiser, inverse STFT.
-- **Language model.** {steps} steps in {minutes} minutes on two CPU cores, from the weights of the version before; Muon
+- **Language model.** {steps} steps in {minutes} minutes on two CPU cores, from the weights of an earlier version; Muon
   and AdamW; a moving average of the weights. Of each piece's attributes some are told as they are, the others as a
   caption lets expect them. Its loss on held-out pieces, in nats a code (all looks are in `training.jsonl`):
 
