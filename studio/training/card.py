@@ -66,7 +66,8 @@ def _headlines(found: Figures) -> Iterator[str]:
             f"{beside:{each.form}} {each.what}",
         )  # fmt: skip
     yield ""
-    yield "The version before has the figures of its own evaluation. What each means stands below."
+    judged = "was judged by the same judge" if earlier.get("judged_again") else "has the figures of its own evaluation"
+    yield f"The version before {judged}. What each means stands below."
 
 
 def _adherence(found: Figures) -> Iterator[str]:
