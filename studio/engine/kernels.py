@@ -27,7 +27,7 @@ KEY_MIDDLE, VALUE_MIDDLE = 2 ** (KEY_BITS - 1), 2 ** (VALUE_BITS - 1)  # how 0 i
 KEY_LINES = HEAD * LANES * KEY_BITS // (8 * LINE) + 1  # of LANES positions, and one for the scales
 VALUE_LINES = HEAD * GROUP * VALUE_BITS // (8 * LINE)  # of GROUP positions
 
-_BYTE, _SHORT, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 16, 32, 64)), ir.FloatType()
+_BYTE, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 32, 64)), ir.FloatType()
 _INTS, _FLOATS, _BYTES = ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, LANES), ir.VectorType(_BYTE, LINE)
 _FIRST = ir.Constant(_INTS, [0] * LANES)
 _WEIGHTS = 2048, 3  # bytes before its use that a line is asked for, and into which cache: 3 is the first, 2 the second
