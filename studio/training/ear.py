@@ -111,17 +111,18 @@ def learn(spectrograms: Tensor, truths: Tensor, sizes: list[int]) -> Ear:
         for rows in torch.split(torch.randperm(len(known)), BATCH):
             others, part = rows[torch.randperm(len(rows))], share.sample((len(rows), 1))
             begun = int(torch.randint(spectrograms.shape[2], ()))
-
-            def mixed(of: Tensor, rows: Tensor = rows, others: Tensor = others, part: Tensor = part) -> Tensor:
-                of_first = part.view(-1, *[1] * (of.ndim - 1))
-                return of_first * of[rows] + (1 - of_first) * of[others]
-
-            mel = nepers(mixed(spectrograms)).roll(begun, 2)
+            mel, numbers, answers = (_mixed(of[rows], of[others], part) for of in (spectrograms, known, wanted))
             with torch.autocast("cpu", torch.bfloat16):
-                scores = ear(mel, mixed(known))
-            pairs = zip(*(torch.split(of.float(), sizes, 1) for of in (scores, mixed(wanted))), strict=True)
+                scores = ear(nepers(mel).roll(begun, 2), numbers)
+            pairs = zip(*(torch.split(of.float(), sizes, 1) for of in (scores, answers)), strict=True)
             loss = torch.stack([F.cross_entropy(found, true, label_smoothing=SMOOTHED) for found, true in pairs]).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return ear.eval()
+
+
+def _mixed(some: Tensor, others: Tensor, share: Tensor) -> Tensor:
+    """[B, …] each, and how much [B, 1] of the first."""
+    of_first = share.view(-1, *[1] * (some.ndim - 1))
+    return of_first * some + (1 - of_first) * others
