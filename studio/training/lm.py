@@ -78,6 +78,7 @@ class LmTraining:
     codebook_weights: tuple[float, ...] = (1.6, 1.0, 0.7, 0.7)
     start_weight: float = 6.0  # of a sequence's first frame; a prompt says most where no music has been heard yet
     start_fade_frames: float = 30.0  # in which that falls to 1, but for 1/e of what it exceeds it by
+    ending_weight: float = 1.0  # of the frames from the last chord on, where an ending is told: they are few
     ema_decay: float = 0.995
     held_out_pieces: int = 16
     held_out_frames: int = 1500
@@ -230,11 +231,11 @@ def delayed(codes: Tensor, config: DecoderConfig) -> tuple[Tensor, Tensor]:
 def codebook_losses(logits: Tensor, predicted: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean cross-entropy of each codebook in nats [K], from logits [B, S, K, N] and codes [B, K, S].
 
-    `weights` [S] say how much each frame counts; absent, all count alike.
+    `weights` [B, S] say how much each frame counts; absent, all count alike.
     """
     counts = (predicted != -100).float()  # [B, K, S]
     if weights is not None:
-        counts = counts * weights
+        counts = counts * weights[:, None]
     targets = predicted.permute(0, 2, 1)  # [B, S, K]
     losses = F.cross_entropy(
         logits.float().flatten(0, 2), targets.flatten(), ignore_index=-100, reduction="none"
@@ -242,10 +243,10 @@ def codebook_losses(logits: Tensor, predicted: Tensor, weights: Tensor | None = 
     return (losses.permute(0, 2, 1) * counts).sum((0, 2)) / counts.sum((0, 2))
 
 
-def start_weights(frames: int, config: LmTraining) -> Tensor:
-    """How much each of a sequence's frames [frames] counts: the first ones more."""
-    fade = torch.exp(-torch.arange(frames) / config.start_fade_frames)
-    return 1.0 + (config.start_weight - 1.0) * fade
+def frame_weights(clock: Tensor, config: LmTraining) -> Tensor:
+    """How much each frame of sequences with these clocks [B, T, CLOCK] counts [B, T]: the first ones and an ending's."""
+    fade = torch.exp(-torch.arange(clock.shape[1], device=clock.device) / config.start_fade_frames)
+    return (1.0 + (config.start_weight - 1.0) * fade) * (1.0 + (config.ending_weight - 1.0) * clock[..., -1])
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,7 @@ class CodedMusic:
         rows = [rng.randrange(len(self)) for _ in range(size)]
         ends = [rng.random() < config.ending_share for _ in rows]
         starts = [self._start(row, frames, end, rng) for row, end in zip(rows, ends, strict=True)]
-        crops = [self.codes[row][:, start : start + frames] for row, start in zip(rows, starts, strict=True)]
+        crops = [_crop(self.codes[row], start, frames) for row, start in zip(rows, starts, strict=True)]
         codes = torch.from_numpy(np.stack(crops).astype(np.int64))
         told = [end or rng.random() < 0.5 for end in ends]
         times = [self._time(*each) for each in zip(rows, starts, told, strict=True)]
@@ -342,10 +343,11 @@ class CodedMusic:
         return condition, mask, torch.cat(attributes, dim=1)
 
     def _start(self, row: int, frames: int, end: bool, rng: Random) -> int:
-        """A bar line, since music that is made begins with one; the last from which the crop is whole, or any."""
+        """A bar line, since music that is made begins with one; any from which the crop is whole, or one near the last
+        of them: the next cuts nothing of an ending."""
         bar = self.descriptions[row].time.bar
         last = (self.codes[row].shape[1] - frames) // bar
-        return bar * (last if end else rng.randrange(last + 1))
+        return bar * (last + rng.randrange(2) if end else rng.randrange(last + 1))
 
     def _time(self, row: int, start: int, told: bool) -> Metre:
         """The piece's from `start` on, and where it ends if that is told."""
@@ -355,6 +357,12 @@ class CodedMusic:
         end = time.ending_by(self.codes[row].shape[1], LAST_CHORD_S).end
         assert end is not None
         return replace(time, end=end - start)
+
+
+def _crop(codes: npt.NDArray[np.uint16], start: int, frames: int) -> npt.NDArray[np.uint16]:
+    """`frames` of codes [K, T]; a piece that is over stays in its last frame, which is silent."""
+    crop = codes[:, start : start + frames]
+    return np.pad(crop, ((0, 0), (0, frames - crop.shape[1])), mode="edge")
 
 
 def _clocks(times: Sequence[Metre], frames: int) -> Tensor:
@@ -493,9 +501,8 @@ def shape_of_step(state: State, config: LmTraining) -> tuple[int, int]:
 
 def advance(state: State, model: Any, config: LmTraining, batch: Batch) -> Tensor:
     """One step; the losses of the codebooks [K], the frames weighted."""
-    frames = start_weights(batch.codes.shape[2], config).to(batch.codes.device)
     with autocast(batch.codes.device):
-        losses = predict(model, batch, config.decoder, frames)
+        losses = predict(model, batch, config.decoder, frame_weights(batch.clock, config))
     weights = losses.new_tensor(config.codebook_weights)
     ((losses * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
