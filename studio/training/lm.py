@@ -244,7 +244,7 @@ def codebook_losses(logits: Tensor, predicted: Tensor, weights: Tensor | None = 
 
 
 def frame_weights(clock: Tensor, config: LmTraining) -> Tensor:
-    """How much each frame of sequences with these clocks [B, T, CLOCK] counts [B, T]: the first ones and an ending's."""
+    """How much each frame of clocks [B, T, CLOCK] counts [B, T]: the first ones more, and an ending's."""
     fade = torch.exp(-torch.arange(clock.shape[1], device=clock.device) / config.start_fade_frames)
     return (1.0 + (config.start_weight - 1.0) * fade) * (1.0 + (config.ending_weight - 1.0) * clock[..., -1])
 
@@ -343,11 +343,15 @@ class CodedMusic:
         return condition, mask, torch.cat(attributes, dim=1)
 
     def _start(self, row: int, frames: int, end: bool, rng: Random) -> int:
-        """A bar line, since music that is made begins with one; any from which the crop is whole, or one near the last
-        of them: the next cuts nothing of an ending."""
-        bar = self.descriptions[row].time.bar
-        last = (self.codes[row].shape[1] - frames) // bar
-        return bar * (last + rng.randrange(2) if end else rng.randrange(last + 1))
+        """A bar line, since music that is made begins with one; any from which the crop is whole, or for an ending the
+        last of them or the next, which cuts nothing of it."""
+        length, time = self.codes[row].shape[1], self.descriptions[row].time
+        last = (length - frames) // time.bar
+        if not end:
+            return time.bar * rng.randrange(last + 1)
+        chord = time.ending_by(length, LAST_CHORD_S).end
+        assert chord is not None
+        return min(time.bar * (last + rng.randrange(2)), chord)
 
     def _time(self, row: int, start: int, told: bool) -> Metre:
         """The piece's from `start` on, and where it ends if that is told."""

@@ -20,10 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from studio.engine.metre import FRAME_S
 from studio.engine.reader import SEVERAL, Reader, WordPieces
 from studio.training.attributes import ATTRIBUTES, truth
 from studio.training.captions import caption, evaluation_prompts
 from studio.training.compose import Description, describe
+from studio.training.compose.piece import tempo_class
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +101,13 @@ def understood(reader: Reader, pieces: WordPieces, prompts: int = 400) -> dict[s
     _, scores = reader(*pieces.embed([prompt for prompt, _ in asked]))
     right: dict[str, list[bool]] = {}
     for row, (_, expectation) in enumerate(asked):
+        best = {name: values[int(scores[name][row].argmax())] for name, values in reader.attributes.items()}
+        found = {**best, "tempo": tempo_class(60 / FRAME_S / int(best["beat"]))}
         drums = None if expectation.drums is None else ("drums" if expectation.drums else "none")
-        for name, wanted in (("genre", expectation.genre), ("lead", expectation.lead), ("drums", drums)):
-            if wanted is not None:
-                best = reader.attributes[name][int(scores[name][row].argmax())]
-                right.setdefault(name, []).append(best == wanted)
+        wanted = {"genre": expectation.genre, "lead": expectation.lead, "drums": drums, "tempo": expectation.tempo}
+        for name, value in wanted.items():
+            if value is not None:
+                right.setdefault(name, []).append(found[name] == value)
     return {name: round(sum(each) / len(each), 3) for name, each in right.items()}
 
 

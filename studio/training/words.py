@@ -67,34 +67,76 @@ ragtime: ragtime, ragtime music, rag, saloon music | scott joplin style
 """)
 
 MOODS = _parse("""
-happy: happy, cheerful, joyful, sunny, bright, feel-good | cheery, joyous
-uplifting: uplifting, hopeful, inspiring, positive, optimistic | heart-lifting, motivational
-playful: playful, fun, quirky, light-hearted, funny | whimsical, mischievous
-groovy: groovy, funky, laid-back groove, catchy, danceable | toe-tapping
-energetic: energetic, powerful, driving, intense, high-energy, exciting | vigorous, adrenaline
-epic: epic, heroic, grand, majestic, powerful, dramatic | larger than life, triumphant
-peaceful: peaceful, serene, tranquil, quiet, soothing, gentle | restful, placid
-calm: calm, relaxing, chill, mellow, soft, relaxed | easygoing, laid back
-dreamy: dreamy, ethereal, floating, atmospheric, spacey | otherworldly, hazy
-romantic: romantic, tender, loving, warm, intimate | lovey-dovey, affectionate
-nostalgic: nostalgic, wistful, bittersweet, vintage, reflective | longing for old days, sentimental
-melancholic: melancholic, melancholy, sad, moody, gloomy | heavy-hearted, blue
-sad: sad, sorrowful, melancholic, emotional, mournful | tearful, heartbroken
-dark: dark, ominous, brooding, sinister, moody | menacing, shadowy
-mysterious: mysterious, eerie, suspenseful, strange, enigmatic | spooky, cryptic
-tense: tense, suspenseful, urgent, anxious, nervous | nail-biting, edgy
+happy: happy, cheerful, joyful, sunny, bright, feel-good,
+  happy, gleeful, jovial, delighted, smiling, glad, jubilant, carefree, good-humoured, sunshiny, upbeat
+  | cheery, joyous
+uplifting: uplifting, hopeful, inspiring, positive, optimistic,
+  uplifting, encouraging, heartening, rousing, life-affirming, soaring, elevating, comforting, bright and hopeful
+  | heart-lifting, motivational
+playful: playful, fun, quirky, light-hearted, funny,
+  playful, cheeky, silly, comical, humorous, impish, amusing, zany, cartoonish, bubbly, teasing, childlike
+  | whimsical, mischievous
+groovy: groovy, funky, laid-back groove, catchy, danceable,
+  groovy, swinging, syncopated, head-nodding, infectious, hip-shaking, strutting, foot-stomping, slinky | toe-tapping
+energetic: energetic, powerful, driving, intense, high-energy, exciting,
+  energetic, dynamic, pumping, fiery, explosive, hard-hitting, pounding, electrifying, thrilling, wild, spirited,
+  action-packed, raging, hyperactive | vigorous, adrenaline
+epic: epic, heroic, grand, majestic, powerful, dramatic,
+  epic, monumental, colossal, mighty, glorious, sweeping, legendary, noble, imposing, mythic, grandiose, regal,
+  valiant
+  | larger than life, triumphant
+peaceful: peaceful, serene, tranquil, quiet, soothing, gentle,
+  peaceful, still, hushed, pastoral, meditative, untroubled, harmonious, idyllic, lulling, lulled | restful, placid
+calm: calm, relaxing, chill, mellow, soft, relaxed,
+  calm, easy, unwinding, smooth, mild, low-key, sedate, subdued, snug, comfy, easy listening | easygoing, laid back
+dreamy: dreamy, ethereal, floating, atmospheric, spacey,
+  dreamy, trancelike, weightless, surreal, drifting, starry, gauzy, hypnotic, cosmic, angelic, heavenly, shimmering
+  | otherworldly, hazy
+romantic: romantic, tender, loving, warm, intimate,
+  romantic, amorous, passionate, for lovers, heartfelt, sweet, love song, sensual, adoring, for valentine's day
+  | lovey-dovey, affectionate
+nostalgic: nostalgic, wistful, bittersweet, vintage, reflective,
+  nostalgic, retro, homesick, yearning, old-time, remembering, faded, old-fashioned, childhood memories, yesteryear
+  | longing for old days, sentimental
+melancholic: melancholic, melancholy, sad, moody, gloomy,
+  melancholic, downcast, pensive, forlorn, lonesome, somber, plaintive, autumnal, dejected, grey, weary
+  | heavy-hearted, blue
+sad: sad, sorrowful, melancholic, emotional, mournful,
+  sad, crying, weeping, grieving, tragic, heartbreaking, unhappy, sombre, lamenting, elegiac, desolate, depressing
+  | tearful, heartbroken
+dark: dark, ominous, brooding, sinister, moody,
+  dark, evil, bleak, haunted, doom-laden, black, gothic, malevolent, threatening, foreboding, nocturnal, demonic
+  | menacing, shadowy
+mysterious: mysterious, eerie, suspenseful, strange, enigmatic,
+  mysterious, uncanny, secretive, haunting, puzzling, arcane, veiled, weird, occult, mystic, unsettling, foggy
+  | spooky, cryptic
+tense: tense, suspenseful, urgent, anxious, nervous,
+  tense, jittery, stressful, uneasy, restless, gripping, alarming, ticking, panicky, high-stakes, agitated
+  | nail-biting, edgy
 """)
 
 TEMPOS = _parse("""
 slow: slow, slow tempo, relaxed tempo, laid-back tempo, downtempo, not fast, slow-paced, slowly, slow-moving, easy pace,
-  gentle pace, relaxed pace, lazy, languid, unrushed, in no rush, dragging, casual pace, ballad tempo
+  gentle pace, relaxed pace, lazy, languid, unrushed, in no rush, dragging, casual pace, ballad tempo,
+  slow, slow, slow tempo, slower, very slow, gradual, plodding, crawling, ponderous, taking its time, dawdling,
+  lumbering, adagio, largo, lento, glacial, ambling, in slow motion, idling, inching along, drowsy, sedate tempo,
+  patient, with plenty of time, not hurrying, without haste, not in a hurry, unpressed
   | unhurried, leisurely
 medium: mid-tempo, medium tempo, moderate tempo, moderate, not too fast, not too slow, in between, moderately paced,
   average tempo, medium speed, not fast and not slow, between slow and fast, walking pace,
-  neither rushed nor dragging
+  neither rushed nor dragging,
+  mid-tempo, medium tempo, moderato, mid-paced, middle tempo, comfortable tempo, normal speed, regular tempo,
+  standard tempo, jogging pace, even-paced, midtempo, ordinary tempo, of middling speed, moderate speed
   | neither fast nor slow, medium pace
 fast: fast, uptempo, up-tempo, quick, fast tempo, fast-paced, not slow, brisk, quickly, lively tempo, high speed,
-  racing, rushing, high tempo | rapid, speedy
+  racing, rushing, high tempo,
+  fast, fast, fast tempo, faster, very fast, quick, allegro, presto, vivace, zippy, hasty, breakneck, blazing,
+  breathless,
+  | 
+  galloping, sprinting, whirlwind, double-time, at full speed, full throttle, accelerated, turbo, hectic, nippy, pacy,
+  super quick, dashing, hurtling, lightning-quick, frenzied, express, with speed, flying along, urgent pace, in a
+  hurry
+  | rapid, speedy
 """)
 
 # A word said of any instrument of the family.
