@@ -30,8 +30,8 @@ VALUE_LINES = HEAD * GROUP * VALUE_BITS // (8 * LINE)  # of GROUP positions
 _BYTE, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 32, 64)), ir.FloatType()
 _INTS, _FLOATS, _BYTES = ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, LANES), ir.VectorType(_BYTE, LINE)
 _FIRST = ir.Constant(_INTS, [0] * LANES)
-_WEIGHTS = 2048, 3  # bytes before its use that a line is asked for, and into which cache: 3 is the first, 2 the second
-_CELLS = 8192, 2  # what is unpacked takes longer to use
+_AHEAD = 2048  # bytes before its use that a line of weights is asked for
+_FIRST_CACHE, _SECOND_CACHE = 3, 2
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -129,17 +129,21 @@ def _multiply(b: Any) -> Any:
     return cgutils.get_or_insert_function(b.module, ir.FunctionType(_INTS, [_INTS] * 3), "llvm.x86.avx512.vpdpbusd.512")
 
 
-def _lines(b: Any, address: Any, count: int, asked: tuple[int, int]) -> Iterator[Any]:
-    """Registers that lie one after the other; what follows them is asked for."""
+def _lines(b: Any, address: Any, count: int, ahead: Any, cache: int) -> Iterator[Any]:
+    """Registers that lie one after the other; as many lines from `ahead` are asked for."""
+    for line in range(count):
+        loaded = b.load(_at(b, address, _INTS, LINE * line), align=LINE)
+        _ask(b, b.add(ahead, ir.Constant(_LONG, LINE * line)), cache)
+        yield loaded
+
+
+def _ask(b: Any, address: Any, cache: int) -> None:
+    """Have a line brought from memory into the first cache or the second."""
     prefetch = cgutils.get_or_insert_function(
         b.module, ir.FunctionType(ir.VoidType(), [ir.PointerType(_BYTE), *[_INT] * 3]), "llvm.prefetch.p0"
     )
-    (ahead, cache), to_read, data = asked, 0, 1
-    for line in range(count):
-        loaded = b.load(_at(b, address, _INTS, LINE * line), align=LINE)
-        hints = [ir.Constant(_INT, hint) for hint in (to_read, cache, data)]
-        b.call(prefetch, [_at(b, address, _BYTE, LINE * line + ahead), *hints])
-        yield loaded
+    to_read, data = 0, 1
+    b.call(prefetch, [_at(b, address, _BYTE), *(ir.Constant(_INT, hint) for hint in (to_read, cache, data))])
 
 
 def _products(rows: int, unrolled: int) -> Any:
@@ -158,7 +162,8 @@ def _products(rows: int, unrolled: int) -> Any:
             def body(group: Any, sums: list[Any]) -> list[Any]:
                 found = []
                 here = b.add(weights, b.mul(group, ir.Constant(_LONG, LINE)))
-                for u, loaded in enumerate(_lines(b, here, unrolled, _WEIGHTS)):
+                ahead = b.add(here, ir.Constant(_LONG, _AHEAD))
+                for u, loaded in enumerate(_lines(b, here, unrolled, ahead, _FIRST_CACHE)):
                     for r in range(rows):
                         place = b.add(b.mul(stride, ir.Constant(_LONG, r)), b.mul(group, ir.Constant(_LONG, GROUP)))
                         four = _everywhere(b, b.add(x, place), GROUP * u)
@@ -183,16 +188,18 @@ four_rows = _products(4, 2)  # of two requests
 
 
 @instructions
-def likeness(_context: Any, keys: Any, query: Any, middle: Any, scale: Any, scores: Any, others: Any) -> Any:
+def likeness(
+    _context: Any, keys: Any, query: Any, middle: Any, scale: Any, scores: Any, others: Any, ahead: Any
+) -> Any:
     """scores[LANES] = the products of a query, `scale` times int8 [HEAD], with LANES keys [KEY_LINES, LINE].
 
     `middle` is what the query makes of the numbers that stand for 0. The last line has two scales a lane: the low half
-    is the key's, the high half goes to others[LANES].
+    is the key's, the high half goes to others[LANES]. As much as the keys take is asked for from `ahead`.
     """
 
     def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
-        keys, query, middle, scale, scores, others = args
-        *lines, scales = _lines(b, keys, KEY_LINES, _CELLS)
+        keys, query, middle, scale, scores, others, ahead = args
+        *lines, scales = _lines(b, keys, KEY_LINES, ahead, _SECOND_CACHE)
         multiply, groups = _multiply(b), HEAD // GROUP
         sums = [ir.Constant(_INTS, [0] * LANES)] * 2
         for group in range(groups):
@@ -206,15 +213,16 @@ def likeness(_context: Any, keys: Any, query: Any, middle: Any, scale: Any, scor
         return context.get_dummy_value()
 
     long, whole, number = types.int64, types.int32, types.float32
-    return types.void(long, long, whole, number, long, long), generate
+    return types.void(long, long, whole, number, long, long, long), generate
 
 
 @instructions
-def halve(_context: Any, weights: Any, by: Any, high: Any, low: Any) -> Any:
-    """weights[LANES] · by, rounded: the high bytes and the low ones."""
+def halve(_context: Any, weights: Any, by: Any, high: Any, low: Any, ahead: Any) -> Any:
+    """weights[LANES] · by, rounded: the high bytes and the low ones. The line at `ahead` is asked for."""
 
     def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
-        weights, by, high, low = args
+        weights, by, high, low, ahead = args
+        _ask(b, ahead, _SECOND_CACHE)
         loaded = b.load(_at(b, weights, _FLOATS), align=4)
         exact = b.fadd(b.fmul(loaded, _each(b, by)), ir.Constant(_FLOATS, [0.5] * LANES))
         whole, bytes_ = b.fptosi(exact, _INTS), ir.VectorType(_BYTE, LANES)
@@ -222,30 +230,29 @@ def halve(_context: Any, weights: Any, by: Any, high: Any, low: Any) -> Any:
         b.store(b.trunc(whole, bytes_), _at(b, low, bytes_), align=GROUP)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.float32, types.int64, types.int64), generate
+    return types.void(types.int64, types.float32, *[types.int64] * 3), generate
 
 
 @instructions
-def mixture(_context: Any, values: Any, high: Any, low: Any, groups: Any, out: Any) -> Any:
+def mixture(_context: Any, values: Any, high: Any, low: Any, groups: Any, out: Any, ahead: Any) -> Any:
     """out[2, HEAD] = the sums of weights times values: of their high bytes, and of their low ones.
 
-    values: [groups, VALUE_LINES, LINE] of VALUE_BITS, GROUP positions each; high, low: uint8 [groups, GROUP].
+    values: [groups, VALUE_LINES, LINE] of VALUE_BITS, 0 being VALUE_MIDDLE, GROUP positions each; high, low: uint8
+    [groups, GROUP]. As much is asked for from `ahead`.
     """
 
     def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
-        values, high, low, groups, out = args
+        values, high, low, groups, out, ahead = args
         multiply, parts = _multiply(b), HEAD // LANES
 
         def body(group: Any, sums: list[Any]) -> list[Any]:
-            here = b.add(values, b.mul(group, ir.Constant(_LONG, VALUE_LINES * LINE)))
-            *fours, twos = _lines(b, here, VALUE_LINES, _CELLS)
+            place = b.mul(group, ir.Constant(_LONG, VALUE_LINES * LINE))
+            *fours, twos = _lines(b, b.add(values, place), VALUE_LINES, b.add(ahead, place), _SECOND_CACHE)
             place = b.mul(group, ir.Constant(_LONG, GROUP))
             weights = [_everywhere(b, b.add(bytes_, place)) for bytes_ in (high, low)]
             found = []
             for part in range(parts):
-                unsigned = _unpacked(b, fours[part // 2], 4 * (part % 2), twos, 2 * part, 3)
-                signed = b.sub(b.bitcast(unsigned, _BYTES), ir.Constant(_BYTES, [VALUE_MIDDLE] * LINE))
-                number = b.bitcast(signed, _INTS)
+                number = _unpacked(b, fours[part // 2], 4 * (part % 2), twos, 2 * part, 3)
                 found += [b.call(multiply, [sums[2 * part + n], weights[n], number]) for n in range(2)]
             return found
 
@@ -255,7 +262,7 @@ def mixture(_context: Any, values: Any, high: Any, low: Any, groups: Any, out: A
                 b.store(sums[2 * part + n], _at(b, out, _INTS, 4 * (n * HEAD + part * LANES)), align=4)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 5), generate
+    return types.void(*[types.int64] * 6), generate
 
 
 @instructions

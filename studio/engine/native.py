@@ -255,10 +255,13 @@ def _write(cells: Any, layer: int, row: int, head: int, at: int, key: Any, value
 
 @part
 def _attend(
-    cells: Any, layer: int, row: int, head: int, length: int, query: Any, out: Any, room: Any, rank: int
+    cells: Any, layer: int, row: int, head: int, length: int, query: Any, out: Any, room: Any, rank: int, following: int
 ) -> None:
-    """Attention of a scaled query [HEAD] over a head's first `length` positions, to `out` [HEAD]."""
-    keys, values = cells.keys[layer, row, head], cells.values[layer, row, head]
+    """Attention of a scaled query [HEAD] over a head's first `length` positions, to `out` [HEAD].
+
+    While keys are read, the values are asked for; while these are read, the keys that are read next, at `following`.
+    """
+    keys, values = cells.keys[layer, row, head].ctypes.data, cells.values[layer, row, head].ctypes.data
     scores, value_scale, halves = room.scores[rank, 0], room.scores[rank, 1], room.halves[rank]
     rounded, sums = room.query[rank], room.sums[rank]
     scale = _largest(query) / F(127)
@@ -271,24 +274,25 @@ def _attend(
     for block in range(blocks):
         n = block * LANES
         likeness(
-            keys.ctypes.data + block * KEY_LINES * LINE, rounded.ctypes.data, middle, scale,
-            scores[n:].ctypes.data, value_scale[n:].ctypes.data,
+            keys + block * KEY_LINES * LINE, rounded.ctypes.data, middle, scale,
+            scores[n:].ctypes.data, value_scale[n:].ctypes.data, values + block * KEY_LINES * LINE,
         )  # fmt: skip
-    highest = _highest(scores[:length])
+    highest, weighted = _highest(scores[:length]), F(0)
     for n in range(length):
         weight = exp(scores[n] - highest)
         total += weight
         scores[n] = weight * value_scale[n]
-    most = _largest(scores[:length])
+        weighted += scores[n]
+    by = _largest(scores[:length]) / F(0xFFFF)
     scores[length : blocks * LANES] = F(0)
     for block in range(blocks):
-        n = block * LANES
-        halve(scores[n:].ctypes.data, F(0xFFFF) / most, halves[0, n:].ctypes.data, halves[1, n:].ctypes.data)
+        n, rest = block * LANES, values + (blocks * KEY_LINES + block) * LINE
+        halve(scores[n:].ctypes.data, F(1) / by, halves[0, n:].ctypes.data, halves[1, n:].ctypes.data, rest)
     groups = (length + GROUP - 1) // GROUP
-    mixture(values.ctypes.data, halves[0].ctypes.data, halves[1].ctypes.data, groups, sums.ctypes.data)
-    by = most / F(0xFFFF) / total
+    mixture(values, halves[0].ctypes.data, halves[1].ctypes.data, groups, sums.ctypes.data, following)
     for i in range(HEAD):
-        out[i] = (F(256) * F(sums[i]) + F(sums[HEAD + i])) * by
+        exact = (F(256) * F(sums[i]) + F(sums[HEAD + i])) * by
+        out[i] = (exact - F(VALUE_MIDDLE) * weighted) / total
 
 
 @whole
@@ -313,7 +317,9 @@ def _step(
                 c, h = head * HEAD, (head + 1) * HEAD
                 key, value = wide[r, dim + c : dim + h], wide[r, 2 * dim + c : 2 * dim + h]
                 _write(own, layer, r, head, at[r], key, value, sums)
-                _attend(own, layer, r, head, at[r] + 1, wide[r, c:h], mixed[r, c:h], room, rank)
+                then, there = (r, head + 1) if head + 1 < others else (min(r + 1, rows - 1), mine)
+                following = own.keys[layer, then, there].ctypes.data
+                _attend(own, layer, r, head, at[r] + 1, wide[r, c:h], mixed[r, c:h], room, rank, following)
         met = _meet(counter, size, met)
         _gather(mixed, rows, dim, bytes_, scale)
         _project(weights.out, layer, first, last, rows, bytes_, scale, sums, x, True)
@@ -324,7 +330,10 @@ def _step(
             for r in range(0, rows, 2):
                 for head in range(mine, others):
                     c, h = head * HEAD, (head + 1) * HEAD
-                    _attend(prompts, layer, r // 2, head, prompt[r // 2], wide[r, c:h], mixed[r, c:h], room, rank)
+                    following = prompts.keys[layer, r // 2, min(head + 1, others - 1)].ctypes.data
+                    _attend(
+                        prompts, layer, r // 2, head, prompt[r // 2], wide[r, c:h], mixed[r, c:h], room, rank, following
+                    )
                     mixed[r + 1, c:h] = F(0)
             met = _meet(counter, size, met)
             _gather(mixed, rows, dim, bytes_, scale)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -192,10 +194,11 @@ class PromptEncoder:
         return read
 
     def _conditions(self, cross: Tensor, scores: Mapping[str, Tensor], metre: Metre, steps: int) -> Conditions:
-        clock = torch.from_numpy(metre.clock(steps)).to(self._device)
+        """The null branch knows the time but no end, so that guidance leads to it as to all else that is asked for."""
+        times = metre, replace(metre, end=None)  # prompted, null
+        clock = torch.from_numpy(np.stack([time.clock(steps) for time in times])).to(self._device)
         prompted = expected(scores, SHARPNESS)
-        attributes = torch.cat([prompted, torch.zeros_like(prompted)])  # prompted, null
-        summed = self._conditioner(attributes, clock.expand(2, -1, -1))
+        summed = self._conditioner(torch.cat([prompted, torch.zeros_like(prompted)]), clock)
         return Conditions(cross=cross[0], summed=summed, metre=metre)
 
 

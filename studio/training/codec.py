@@ -3,7 +3,8 @@
 First the codes: encoder, codebooks and the decoder's trunk learn to carry the encoder's own features, log-mel bands
 and low bins. That takes no audio loss, so it is fast, and codes get to know pitch, which they did not from audio
 losses within an hour on two cores. Then the sound: codes stay as they are, and the decoder learns to make audio of
-them; a language model can be trained meanwhile.
+them; a language model can be trained meanwhile. Last, it learns from an adversary (`adversary`) what music sounds like
+where the codes do not say.
 
 Everything random comes from (seed, step), so a resumed run continues as if it had not stopped. CPU or CUDA.
 """
@@ -165,6 +166,15 @@ def new_state(config: CodecTraining, device: torch.device) -> State:
     )
 
 
+def begin(config: CodecTraining, codec: SpectralCodec, out_dir: Path) -> Path:
+    """A checkpoint of a trained codec from which the adversary's steps go on, if the recipe has any, or the end."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    state = new_state(config, torch.device("cpu"))
+    state.codec.load_state_dict(codec.float().state_dict())
+    state.step = config.steps if config.adversarial_after is None else config.adversarial_after
+    return save_checkpoint(state, config, out_dir)
+
+
 def advance(state: State, config: CodecTraining, loss: SpectralLoss, audio: Tensor) -> dict[str, float]:
     """One step on `audio` [B, 1, T]: learn, and say what was lost."""
     rate = learning_rate(state.step, config)
@@ -218,7 +228,8 @@ def feature_losses(state: State, config: CodecTraining, audio: Tensor, deep: Ten
 def audio_losses(state: State, config: CodecTraining, loss: SpectralLoss, audio: Tensor) -> Losses:
     """Decoded audio against the original, from codes that no longer change.
 
-    The trunk keeps being asked for the features, lest it forget pitch before the oscillators have learnt from it.
+    Until an adversary takes part, the trunk keeps being asked for the features, lest it forget pitch before the
+    oscillators have learnt from it.
     """
     codec = state.codec
     with torch.no_grad():
@@ -226,21 +237,26 @@ def audio_losses(state: State, config: CodecTraining, loss: SpectralLoss, audio:
     with autocast(audio.device):
         deep = codec.decoder.trunk(quantised)
         decoded = codec.decoder.sound(deep, first_frame=0)
-    mel_feature, low_feature = feature_losses(state, config, audio, deep)
-    features = config.anchor_weight * (mel_feature + config.low_weight * low_feature)
     lost = loss(audio[:, 0], decoded[:, 0], state.step)
-    total = lost["mel"] + config.peak_weight * lost["peaks"] + config.phase_weight * lost["phase"] + features
-    parts: dict[str, Tensor | float] = {**lost, "mel_feature": mel_feature, "low_feature": low_feature}
+    total = lost["mel"] + config.peak_weight * lost["peaks"] + config.phase_weight * lost["phase"]
     if config.adversarial_after is not None and state.step >= config.adversarial_after:
-        parts["discriminator"] = teach_discriminator(state, audio, decoded.detach(), config)
-        with autocast(audio.device):
-            with torch.no_grad():
-                original = state.discriminator(audio)
-            judged = state.discriminator(decoded)
-        adversarial, matching = generator_loss(judged), feature_loss(original, judged)
-        parts |= {"adversarial": adversarial, "matching": matching}
-        total = total + config.adversarial_weight * adversarial + config.matching_weight * matching
-    return total, parts
+        against, parts = adversarial_losses(state, config, audio, decoded)
+        return total + against, {**lost, **parts}
+    mel, low = feature_losses(state, config, audio, deep)
+    features = config.anchor_weight * (mel + config.low_weight * low)
+    return total + features, {**lost, "mel_feature": mel, "low_feature": low}
+
+
+def adversarial_losses(state: State, config: CodecTraining, audio: Tensor, decoded: Tensor) -> Losses:
+    """Teach the discriminator, then ask it about decoded audio, beside what it sees in the original."""
+    taught = teach_discriminator(state, audio, decoded.detach(), config)
+    with autocast(audio.device):
+        with torch.no_grad():
+            original = state.discriminator(audio)
+        judged = state.discriminator(decoded)
+    adversarial, matching = generator_loss(judged), feature_loss(original, judged)
+    total = config.adversarial_weight * adversarial + config.matching_weight * matching
+    return total, {"discriminator": taught, "adversarial": adversarial, "matching": matching}
 
 
 def teach_discriminator(state: State, audio: Tensor, decoded: Tensor, config: CodecTraining) -> Tensor:
