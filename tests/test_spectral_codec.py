@@ -24,6 +24,8 @@ from studio.training.codec import (
     CodecTraining,
     SpectralLoss,
     advance,
+    begin,
+    codec_of,
     encode_shards,
     export,
     learning_rate,
@@ -253,3 +255,20 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert max(rates) == rates[100] == rates[1100] == config.learning_rate
     assert rates[999] == pytest.approx(config.final_learning_rate, rel=0.01)
     assert rates[2999] == pytest.approx(config.final_learning_rate, rel=0.01)
+
+
+def test_the_adversary_goes_on_from_a_codec_that_ships(music_dir: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = replace(TRAINING, steps=6, adversarial_after=4)
+    shipped = SpectralCodec(config.codec)
+    begun = begin(config, shipped, tmp_path / "run")
+    assert begun.name == "checkpoint_0000004.pt"
+    before = codec_of(begun)
+    after = codec_of(train(config, music_dir, tmp_path / "run"))
+    audio = torch.randn(1, 1, 16_000) * 0.1
+    codes = before.encode(audio)
+    assert torch.equal(codes, after.encode(audio))
+    assert not torch.equal(before.decode(codes), after.decode(codes))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [6]
+    assert lines[0]["discriminator"] > 0

@@ -23,6 +23,7 @@ from studio.errors import CheckpointError, ConfigurationError
 from studio.training import begin, lm, reading, text
 from studio.training.attributes import ATTRIBUTES, truth, values
 from studio.training.captions import caption, captions
+from studio.training.codec import CodecTraining
 from studio.training.compose import compose
 from studio.training.config import MINI, read
 from studio.training.place import Place
@@ -173,14 +174,14 @@ def test_training_begins_with_the_model_that_ships(tmp_path: Path) -> None:
     shipped = Bundle.read(BUNDLE)
     config = read(MINI).lm
     place = Place(tmp_path)
-    begin.begin(config, place, BUNDLE)
+    begin.begin(config, CodecTraining(), place, BUNDLE)
     model = lm.trained(place.lm / lm.CHECKPOINT)
     assert model.config == config.decoder
     assert all(torch.equal(model.state_dict()[name], tensor.float()) for name, tensor in shipped.lm.items())
     assert reading.load(place.text / reading.READER).attributes == shipped.reader.attributes
     assert torch.equal(SpectralCodec.load(place.codec_export).codebooks, shipped.codec.codebooks)
     with pytest.raises(ConfigurationError, match="checkpoint"):
-        begin.begin(config, place, BUNDLE)
+        begin.begin(config, CodecTraining(), place, BUNDLE)
 
 
 def test_another_sentence_model_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from studio.engine.bundle import Bundle
 from studio.engine.reader import attribute_count
 from studio.errors import ConfigurationError
-from studio.training import lm, reading
+from studio.training import codec, lm, reading
 from studio.training.place import Place
 
 if TYPE_CHECKING:
@@ -21,8 +21,10 @@ LAYERS = "transformer.layers."
 ADDING = ("out_proj.weight", "linear2.weight")  # a layer's tensors through which it adds to what passes
 
 
-def begin(config: lm.LmTraining, place: Place, folder: Path) -> None:
+def begin(config: lm.LmTraining, codec_config: codec.CodecTraining, place: Place, folder: Path) -> None:
     """Lay the bundle in `folder` out as if it had been trained in `place`: codec, words, reader, language model.
+
+    The codec's training goes on with its adversary's steps.
 
     Raises:
         ConfigurationError: a language model was begun there already, or the bundle's is of another width.
@@ -37,6 +39,7 @@ def begin(config: lm.LmTraining, place: Place, folder: Path) -> None:
     for path in (place.text, place.lm):
         path.mkdir(parents=True, exist_ok=True)
     bundle.codec.save(place.codec_export)
+    codec.begin(codec_config, bundle.codec, place.codec)
     bundle.pieces.save(place.text)
     reading.save(bundle.reader, place.text / reading.READER)
     lm.save(state, config, place.lm)

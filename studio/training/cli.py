@@ -36,7 +36,7 @@ def from_bundle(
     from studio.training.begin import begin
 
     numbers, place = _begin(folder, recipe)
-    begin(numbers.lm, place, bundle)
+    begin(numbers.lm, numbers.codec, place, bundle)
 
 
 @app.command()

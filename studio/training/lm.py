@@ -351,7 +351,7 @@ class CodedMusic:
             return time.bar * rng.randrange(last + 1)
         chord = time.ending_by(length, LAST_CHORD_S).end
         assert chord is not None
-        return min(time.bar * (last + rng.randrange(2)), chord)
+        return int(min(time.bar * (last + rng.randrange(2)), chord))
 
     def _time(self, row: int, start: int, told: bool) -> Metre:
         """The piece's from `start` on, and where it ends if that is told."""
