@@ -250,7 +250,7 @@ def test_another_browser_finds_a_job_by_its_link(page: Page, place: Served) -> N
     job_id = place.ask("shared music")
     place.finish(job_id)
     visit(page, f"{place.url}/?job={job_id}")
-    page.wait_for_selector(card(job_id, "completed"))
+    expect(page.locator(card(job_id, "completed"))).to_be_visible()
 
 
 def test_music_goes_on_playing_while_more_is_made(page: Page) -> None:

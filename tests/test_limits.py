@@ -275,8 +275,8 @@ def test_a_start_without_redis_says_where_it_should_be_and_no_password(tmp_path:
 
 
 def test_who_limits_nobody_needs_no_redis(tmp_path: Path) -> None:
-    with Studio(Settings(data_dir=tmp_path, rate_limit_storage=NOWHERE, rate_limit_enabled=False)):
-        pass
+    with Studio(Settings(data_dir=tmp_path, rate_limit_storage=NOWHERE, rate_limit_enabled=False)) as studio:
+        assert studio.ready()
 
 
 # Who the client is
