@@ -21,7 +21,7 @@ from studio.training.codec import log_mel_distance
 from studio.training.compose import describe
 from studio.training.ear import Ear, learn, spectrogram
 from studio.training.judge import FIELDS, Judge, Truth, truth_of_prompt
-from studio.training.measures import SAMPLE_RATE, Audio, brightness, key, major, onsets, pulse, statistics, tempo
+from studio.training.measures import SAMPLE_RATE, Audio, brightness, buzz, key, major, onsets, pulse, statistics, tempo
 from studio.training.place import Place
 from studio.training.takes import Musician, Musicians
 from tests.checkpoints import write_bundle
@@ -51,6 +51,13 @@ def test_statistics_tell_tones_from_noise_and_silence() -> None:
     assert noisy["level_db"] == pytest.approx(-14, abs=0.1)
     assert (silent["silent"], pure["silent"]) == (1.0, 0.0)
     assert statistics([np.ones(RATE, np.float32)])["clipped"] == 1.0
+
+
+def test_what_comes_and_goes_with_a_codec_s_frames_buzzes() -> None:
+    clip = np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
+    assert buzz(clip) < 2
+    time = np.arange(4 * RATE, dtype=np.float32) / RATE
+    assert buzz(clip * (1 + 0.1 * np.sin(2 * np.pi * 100 * time))) > 5 > 2 > buzz(clip * (1 + 0.1 * np.sin(90 * time)))
 
 
 def test_a_steady_beat_has_a_pulse_and_noise_has_none() -> None:
@@ -262,13 +269,15 @@ def test_a_trial_finds_every_figure_of_the_card(bundle: Path, tmp_path: Path) ->
     trial = evaluate.Trial(TINY, deaf_judge(), codec, Musician(bundle, 4), music, Place(tmp_path))
     found = {
         "version": "test", "before": None, "settings": TINY.__dict__, "judge_accuracy": dict.fromkeys(FIELDS, 0.5),
-        "codec_log_mel_distance": {"codec": 0.3, "opus_12": 0.5}, "codec_speed": evaluate.codec_speed(codec, codes[:2]),
+        "codec": evaluate.codec_figures(TINY, codec, [np.tile(piece, 2) for piece in pieces]),
+        "codec_speed": evaluate.codec_speed(codec, codes[:2]),
         "loss": {"held_out_prompt": 2.0, "held_out_null": 3.0},
     }  # fmt: skip
     for part in trial.parts:
         found |= part()
     assert found["memory_long"]["held_out"]["longest_s"] == 10.0  # here it is what was trained on
     assert found["one_prompt"]["different"] == 4
+    assert found["codec"]["music"]["log_mel"] == 0 < found["codec"]["opus_16"]["log_mel"]
     tables = card.tables(found)
     assert "nan" not in tables
     assert tables.count("|---|") > 8

@@ -22,6 +22,7 @@ class Headline:
     form: str = ".0%"
 
 
+CODECS = {"codec": "this codec, 2 kbit/s", "opus_12": "Opus, 12 kbit/s", "opus_16": "Opus, 16 kbit/s"}
 HEADLINES = (
     Headline("genre as asked for", "adherence.genre.heard", "adherence.genre.by_chance", "by chance"),
     Headline("lead instrument's family", "adherence.lead.heard", "adherence.lead.by_chance", "by chance"),
@@ -34,6 +35,7 @@ HEADLINES = (
     Headline("tempo drifts under 2%", "long.generated.steady", "long.training_music.steady", "music"),
     Headline("in a key", "long.generated.key", "long.training_music.key", "music", ".2f"),
     Headline("Fréchet distance", "frechet.generated", "frechet.held_out", "music", ".0f"),
+    Headline("the codec's buzz", "codec.codec.buzz", "codec.music.buzz", "music", ".2f"),
     Headline("loss with prompts, nats a code", "loss.held_out_prompt", "loss.held_out_null", "without", ".3f"),
 )
 
@@ -184,11 +186,13 @@ def _codec(found: Figures) -> Iterator[str]:
     speed = found["codec_speed"]
     yield (
         f"The codec decodes {speed['times_real_time']:.0f} times faster than real time on {speed['cores']} CPU cores. "
-        "Log-mel distance to held-out music, in nepers:"
+        "Log-mel distance to held-out music, in nepers. Buzz: how far the loudness's modulation at the codec's frame "
+        "rate stands out, 1 not at all."
     )
     yield ""
-    yield from _head(*(_named(name) for name in found["codec_log_mel_distance"]))
-    yield _row(*found["codec_log_mel_distance"].values())
+    yield from _head("", *(CODECS.get(name, name) for name in found["codec"]))
+    yield _row("log-mel distance", *(f"{row['log_mel']:.3f}" for row in found["codec"].values()))
+    yield _row("buzz", *(f"{row['buzz']:.2f}" for row in found["codec"].values()))
 
 
 def _words(found: Figures) -> Iterator[str]:
@@ -216,10 +220,6 @@ def _head(*titles: str) -> Iterator[str]:
 
 def _row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
-
-
-def _named(codec: str) -> str:
-    return "this codec at 2 kbit/s" if codec == "codec" else f"Opus at {codec.removeprefix('opus_')} kbit/s"
 
 
 def _at(found: Figures, path: str) -> float | None:

@@ -30,7 +30,7 @@ from studio.training.codec import log_mel_distance
 from studio.training.data import Shard, read_shards
 from studio.training.export import write_measurements
 from studio.training.judge import Judge, truth_of_prompt
-from studio.training.measures import SAMPLE_RATE, Audio, mean, statistics
+from studio.training.measures import SAMPLE_RATE, Audio, buzz, mean, statistics
 from studio.training.place import Place
 from studio.training.render import find_soundfont
 from studio.training.takes import Musician, Musicians, Take
@@ -83,7 +83,7 @@ def evaluate(config: Evaluation, place: Place, assets: Path) -> dict[str, Any]:
     judge = Judge.learn(config.judge_pieces, fonts, codec, place.folder / "judge.pt", config.workers)
     music = HeldOut.read(place, config.seconds)
     found["judge_accuracy"] = judge.accuracy
-    found["codec_log_mel_distance"] = codec_distances(config, codec, music.pieces)
+    found["codec"] = codec_figures(config, codec, music.pieces)
     found["codec_speed"] = codec_speed(codec, music.codes[: config.codec_pieces])
     found["loss"] = losses(place)
     with Musicians(assets, config.slots, config.workers) as musicians:
@@ -286,17 +286,18 @@ class Trial:
         return torch.stack([self.judge.embed(clip) for clip in clips])
 
 
-def codec_distances(config: Evaluation, codec: SpectralCodec, music: Sequence[Audio]) -> dict[str, float]:
-    """Mean log-mel distance to the original in nepers, of the codec and of Opus, on the same clips."""
-    found: dict[str, list[float]] = {}
+def codec_figures(config: Evaluation, codec: SpectralCodec, music: Sequence[Audio]) -> dict[str, dict[str, float]]:
+    """Of the codec, of Opus and of the music itself: mean log-mel distance to it in nepers, and buzz."""
+    found: dict[str, list[tuple[float, float]]] = {}
     for piece in music[: config.codec_pieces]:
-        original = torch.from_numpy(piece[8 * SAMPLE_RATE : 18 * SAMPLE_RATE])
-        coded = codec.decode(codec.encode(original[None, None]))[0, 0, : len(original)]
-        found.setdefault("codec", []).append(log_mel_distance(original, coded))
-        for kbits in config.opus_kbits:
-            copy = torch.from_numpy(opus(original.numpy(), kbits))
-            found.setdefault(f"opus_{kbits}", []).append(log_mel_distance(original, copy))
-    return {name: round(float(np.mean(values)), 3) for name, values in found.items()}
+        original = piece[8 * SAMPLE_RATE : 18 * SAMPLE_RATE]
+        coded = codec.decode(codec.encode(torch.from_numpy(original)[None, None]))[0, 0, : len(original)].numpy()
+        copies = {"codec": coded, **{f"opus_{kbits}": opus(original, kbits) for kbits in config.opus_kbits}}
+        for name, copy in {**copies, "music": original}.items():
+            distance = log_mel_distance(torch.from_numpy(original), torch.from_numpy(copy))
+            found.setdefault(name, []).append((distance, buzz(copy)))
+    means = {name: np.mean(values, axis=0) for name, values in found.items()}
+    return {name: {"log_mel": round(float(d), 3), "buzz": round(float(b), 2)} for name, (d, b) in means.items()}
 
 
 def codec_speed(codec: SpectralCodec, pieces: Sequence[memory.Codes]) -> dict[str, float]:

@@ -18,6 +18,7 @@ SAMPLE_RATE = 32_000
 SILENT_DB = -60.0
 CLIPPED = 0.999
 FLATNESS_WINDOW = 2048  # samples
+BUZZ_HZ, BUZZ_BLOCK = 100.0, 64  # the codec's STFT frames a second; samples
 HOP = 320  # samples between frames of onset strength: 10 ms
 SHORTEST_BEAT, LONGEST_BEAT = 25, 150  # hops: 240 to 40 beats a minute
 USUAL_BEAT, SPREAD = 120, 0.9  # beats a minute, octaves: which of a pulse's multiples people call the beat
@@ -48,6 +49,15 @@ def flatness(clip: Audio) -> float:
     """Geometric over arithmetic mean of the power spectrum, over time: 0 a tone, 1 noise."""
     power = spectrum(clip, FLATNESS_WINDOW, FLATNESS_WINDOW // 4).square() + 1e-10
     return float((power.log().mean(0).exp() / power.mean(0)).mean())
+
+
+def buzz(clip: Audio) -> float:
+    """How far the loudness's modulation at BUZZ_HZ, at which a codec's frames would be heard, stands out of what is
+    around it; 1 not at all."""
+    blocks = np.abs(clip[: len(clip) // BUZZ_BLOCK * BUZZ_BLOCK]).reshape(-1, BUZZ_BLOCK).mean(1)
+    modulation = np.abs(np.fft.rfft(blocks * np.hanning(len(blocks))))
+    away = np.abs(np.fft.rfftfreq(len(blocks), BUZZ_BLOCK / SAMPLE_RATE) - BUZZ_HZ)
+    return float(modulation[away < 0.5].mean() / (modulation[(away > 2) & (away < 8)].mean() + 1e-9))
 
 
 def silence(clip: Audio) -> float:
