@@ -22,10 +22,8 @@ LANES = 16  # outputs of a block, in one 512-bit register
 GROUP = 4  # bytes that a lane takes at once
 LINE = LANES * GROUP  # bytes of a register
 HEAD = 64  # channels of an attention head, in all of the family
-KEY_BITS, VALUE_BITS = 5, 6  # of a channel: a long sequence's keys and values are as much to read as weights are
-KEY_MIDDLE, VALUE_MIDDLE = 2 ** (KEY_BITS - 1), 2 ** (VALUE_BITS - 1)  # how 0 is stored
-KEY_LINES = HEAD * LANES * KEY_BITS // (8 * LINE) + 1  # of LANES positions, and one for the scales
-VALUE_LINES = HEAD * GROUP * VALUE_BITS // (8 * LINE)  # of GROUP positions
+KEY_LINES = HEAD * LANES // (2 * LINE)  # of LANES positions, in 4 bits each
+VALUE_LINES = HEAD * GROUP // (2 * LINE)  # of GROUP positions
 
 _BYTE, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 32, 64)), ir.FloatType()
 _INTS, _FLOATS, _BYTES = ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, LANES), ir.VectorType(_BYTE, LINE)
@@ -107,10 +105,9 @@ def _moved(b: Any, line: Any, by: int) -> Any:
     return b.shl(line, amount) if by > 0 else b.lshr(line, amount)
 
 
-def _unpacked(b: Any, low: Any, at_low: int, high: Any, at_high: int, mask: int) -> Any:
-    """Bytes of four bits that begin at bit `at_low` of the bytes of `low`, below those at bit `at_high` of `high`."""
-    four = b.and_(_moved(b, low, -at_low), _constant(0x0F))
-    return b.or_(four, b.and_(_moved(b, high, 4 - at_high), _constant(mask << 4)))
+def _halves(b: Any, line: Any) -> tuple[Any, Any]:
+    """The low four bits of each byte, and the high ones."""
+    return b.and_(line, _constant(0x0F)), b.and_(_moved(b, line, -4), _constant(0x0F))
 
 
 def _each(b: Any, number: Any) -> Any:
@@ -189,31 +186,45 @@ four_rows = _products(4, 2)  # of two requests
 
 @instructions
 def likeness(
-    _context: Any, keys: Any, query: Any, middle: Any, scale: Any, scores: Any, others: Any, ahead: Any
+    _context: Any, keys: Any, scales: Any, query: Any, middle: Any, by: Any, scores: Any, others: Any, ahead: Any
 ) -> Any:
-    """scores[LANES] = the products of a query, `scale` times int8 [HEAD], with LANES keys [KEY_LINES, LINE].
+    """scores[LANES] = (the products of a query, int8 [HEAD], with LANES keys [KEY_LINES, LINE] - middle) · by · scale.
 
-    `middle` is what the query makes of the numbers that stand for 0. The last line has two scales a lane: the low half
-    is the key's, the high half goes to others[LANES]. As much as the keys take is asked for from `ahead`.
+    scales: two to a lane; the low half is the key's, the high half goes to others[LANES]. As much as the keys take is
+    asked for from `ahead`.
     """
 
     def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
-        keys, query, middle, scale, scores, others, ahead = args
-        *lines, scales = _lines(b, keys, KEY_LINES, ahead, _SECOND_CACHE)
-        multiply, groups = _multiply(b), HEAD // GROUP
+        keys, scales, query, middle, by, scores, others, ahead = args
+        multiply = _multiply(b)
         sums = [ir.Constant(_INTS, [0] * LANES)] * 2
-        for group in range(groups):
-            half, line = divmod(group, groups // 2)
-            four = _unpacked(b, lines[line], 4 * half, lines[groups // 2 + half], line, 1)
-            sums = [sums[1], b.call(multiply, [sums[0], four, _everywhere(b, query, GROUP * group)])]
-        whole = b.sitofp(b.sub(b.add(*sums), _each(b, middle)), _FLOATS)
-        each = b.fmul(b.bitcast(_moved(b, scales, 16), _FLOATS), _each(b, scale))
+        for n, line in enumerate(_lines(b, keys, KEY_LINES, ahead, _SECOND_CACHE)):
+            for half, numbers in enumerate(_halves(b, line)):
+                four = _everywhere(b, query, HEAD // 2 * half + GROUP * n)
+                sums[half] = b.call(multiply, [sums[half], numbers, four])
+        whole = b.fsub(b.sitofp(b.add(*sums), _FLOATS), _each(b, middle))
+        both = b.load(_at(b, scales, _INTS), align=LINE)
+        each = b.fmul(b.bitcast(_moved(b, both, 16), _FLOATS), _each(b, by))
         b.store(b.fmul(whole, each), _at(b, scores, _FLOATS), align=4)
-        b.store(b.and_(scales, ir.Constant(_INTS, [0xFFFF0000] * LANES)), _at(b, others, _INTS), align=4)
+        b.store(b.and_(both, ir.Constant(_INTS, [0xFFFF0000] * LANES)), _at(b, others, _INTS), align=4)
         return context.get_dummy_value()
 
-    long, whole, number = types.int64, types.int32, types.float32
-    return types.void(long, long, whole, number, long, long, long), generate
+    long, number = types.int64, types.float32
+    return types.void(long, long, long, number, number, long, long, long), generate
+
+
+@instructions
+def any_above(_context: Any, numbers: Any, least: Any) -> Any:
+    """Whether one of numbers[LANES] is greater."""
+
+    def generate(_context: Any, b: Any, _signature: Any, args: Any) -> Any:
+        loaded = b.load(_at(b, args[0], _FLOATS), align=4)
+        lanes = ir.IntType(LANES)
+        return b.icmp_unsigned(
+            "!=", b.bitcast(b.fcmp_ordered(">", loaded, _each(b, args[1])), lanes), ir.Constant(lanes, 0)
+        )
+
+    return types.boolean(types.int64, types.float32), generate
 
 
 @instructions
@@ -235,31 +246,32 @@ def halve(_context: Any, weights: Any, by: Any, high: Any, low: Any, ahead: Any)
 
 @instructions
 def mixture(_context: Any, values: Any, high: Any, low: Any, groups: Any, out: Any, ahead: Any) -> Any:
-    """out[2, HEAD] = the sums of weights times values: of their high bytes, and of their low ones.
+    """out[2, HEAD] += the sums of weights times values: of their high bytes, and of their low ones.
 
-    values: [groups, VALUE_LINES, LINE] of VALUE_BITS, 0 being VALUE_MIDDLE, GROUP positions each; high, low: uint8
-    [groups, GROUP]. As much is asked for from `ahead`.
+    values: [groups, VALUE_LINES, LINE], GROUP positions each; high, low: uint8 [groups, GROUP]. As much is asked for
+    from `ahead`.
     """
 
     def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
         values, high, low, groups, out, ahead = args
-        multiply, parts = _multiply(b), HEAD // LANES
+        multiply = _multiply(b)
+        places = [_at(b, out, _INTS, 4 * (n * HEAD + part * LANES)) for part in range(HEAD // LANES) for n in range(2)]
 
         def body(group: Any, sums: list[Any]) -> list[Any]:
-            place = b.mul(group, ir.Constant(_LONG, VALUE_LINES * LINE))
-            *fours, twos = _lines(b, b.add(values, place), VALUE_LINES, b.add(ahead, place), _SECOND_CACHE)
             place = b.mul(group, ir.Constant(_LONG, GROUP))
             weights = [_everywhere(b, b.add(bytes_, place)) for bytes_ in (high, low)]
-            found = []
-            for part in range(parts):
-                number = _unpacked(b, fours[part // 2], 4 * (part % 2), twos, 2 * part, 3)
-                found += [b.call(multiply, [sums[2 * part + n], weights[n], number]) for n in range(2)]
-            return found
+            place = b.mul(group, ir.Constant(_LONG, VALUE_LINES * LINE))
+            lines = _lines(b, b.add(values, place), VALUE_LINES, b.add(ahead, place), _SECOND_CACHE)
+            parts = [part for line in lines for part in _halves(b, line)]
+            return [
+                b.call(multiply, [sums[2 * n + half], weight, part])
+                for n, part in enumerate(parts)
+                for half, weight in enumerate(weights)
+            ]
 
-        sums = _loop(b, groups, 1, [ir.Constant(_INTS, [0] * LANES)] * (2 * parts), body)
-        for part in range(parts):
-            for n in range(2):
-                b.store(sums[2 * part + n], _at(b, out, _INTS, 4 * (n * HEAD + part * LANES)), align=4)
+        sums = _loop(b, groups, 1, [b.load(place, align=4) for place in places], body)
+        for place, total in zip(places, sums, strict=True):
+            b.store(total, place, align=4)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), generate
@@ -333,10 +345,10 @@ F = np.float32
 
 @part
 def exp(x: Any) -> Any:
-    """e^x of a float32 that is not positive, to 4e-6, in arithmetic that becomes vectors (Cephes' exp2f)."""
+    """e^x of a float32 below 88, to 4e-6, in arithmetic that becomes vectors (Cephes' exp2f)."""
     scaled = max(x, F(-87.0)) * F(1.44269504)
-    whole = np.int32(scaled - F(0.5))
-    p = scaled - F(whole)
+    nearest = np.floor(scaled + F(0.5))
+    whole, p = np.int32(nearest), scaled - nearest
     y = ((F(1.535336188e-4) * p + F(1.339887440e-3)) * p + F(9.618437357e-3)) * p + F(5.550332471e-2)
     y = ((y * p + F(2.402264791e-1)) * p + F(6.931472028e-1)) * p + F(1.0)
     return y * float_of_bits((whole + np.int32(127)) << np.int32(23))

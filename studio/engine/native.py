@@ -2,7 +2,9 @@
 
 Operators by the dozen take longer to start than to run when a step is ten milliseconds. Here a step is one call; its
 threads share each phase, wait for each other at its end, and the interpreter is not asked. Weights and activations are
-multiplied as bytes; keys are kept in 5 bits, values in 6. A row's result is the same in any company.
+multiplied as bytes; keys and values are kept as bytes too, in two halves, of which the lower one is read only where
+attention looks: of a thousand positions all but a few have weights so small that four bits say enough (the loss changes
+by less than with 5 and 6 bits everywhere). A row's result is the same in any company.
 """
 
 from __future__ import annotations
@@ -22,12 +24,11 @@ from studio.engine.kernels import (
     GROUP,
     HEAD,
     KEY_LINES,
-    KEY_MIDDLE,
     LANES,
     LINE,
     VALUE_LINES,
-    VALUE_MIDDLE,
     F,
+    any_above,
     arrive,
     arrived,
     bits_of_float,
@@ -52,6 +53,9 @@ Array = npt.NDArray[Any]
 PROMPT_MAX = 512  # tokens
 MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 but its sign
 HIGH = np.int32(-0x10000)  # the high half of them
+MIDDLE = 128  # how a byte of a key or a value stores 0
+LOW_MIDDLE = 7.5  # of its low half
+CLOSE = F(1 / 32)  # the share of attention from which on a position is read in full
 SPINS = 2000  # looks at a barrier before a thread lets others have its core
 
 
@@ -91,13 +95,16 @@ class Weights(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Keys and values of sequences: bytes whose halves are the low bits of two groups or blocks of channels, then bytes
-    of high bits. A line is [LANES, GROUP]: of keys, positions and channels; of values, channels and positions."""
+    """Keys and values of sequences: the high halves of their bytes, and apart from them the low ones. A byte of a line
+    has two groups or blocks of channels; a line is [LANES, GROUP]: of keys, positions and channels; of values, channels
+    and positions."""
 
-    keys: Array  # uint8 [layers, rows, heads, length / LANES, KEY_LINES, LINE]
+    keys: Array  # uint8 [layers, rows, heads, length / LANES, KEY_LINES + 1, LINE]; the last line has the scales
     values: Array  # uint8 [layers, rows, heads, length / GROUP, VALUE_LINES, LINE]
-    scales: Array  # int32 [layers, rows, heads, length / LANES, LANES], each block's last line of keys: the high halves
-    # of two float32, the value's and below it the key's
+    low_keys: Array  # uint8 [layers, rows, heads, length / LANES, KEY_LINES, LINE]
+    low_values: Array  # as values
+    scales: Array  # int32 [layers, rows, heads, length / LANES, LANES]: the high halves of two float32, the value's and
+    # below it the key's
 
 
 class Room(NamedTuple):
@@ -110,8 +117,10 @@ class Room(NamedTuple):
     normed: Array  # float32 [threads, dim]
     bytes: Array  # uint8 [threads, rows, the widest input], activations in bytes
     scale: Array  # float32 [threads, rows]
-    sums: Array  # int32 [threads, 2 * HEAD]
-    scores: Array  # float32 [threads, 2, length], and the values' scales
+    sums: Array  # int32 [threads, 4 * HEAD]
+    scores: Array  # float32 [threads, 3, length], the values' scales, and what is attended
+    closer: Array  # float32 [threads, 2, LANES], of a block that is read in full
+    blocks: Array  # int32 [threads, length / LANES], which these are
     halves: Array  # uint8 [threads, 2, length], of the weights that scores become
     query: Array  # int8 [threads, HEAD]
     counter: Array  # int64 [1], arrivals at barriers
@@ -219,38 +228,35 @@ def _project(
 
 
 @part
-def _scale(x: Any, middle: int) -> Any:
-    """By what x [HEAD] is divided to be whole numbers less than `middle`: the bits of a float32, rounded up to half."""
-    return (bits_of_float(_largest(x) / F(middle - 1)) + np.int32(0xFFFF)) & HIGH
+def _scale(x: Any) -> Any:
+    """By what x [HEAD] is divided to be whole numbers less than MIDDLE: the bits of a float32, rounded up to half."""
+    return (bits_of_float(_largest(x) / F(MIDDLE - 1)) + np.int32(0xFFFF)) & HIGH
 
 
 @part
 def _write(cells: Any, layer: int, row: int, head: int, at: int, key: Any, value: Any, numbers: Any) -> None:
     """Store a key and a value [HEAD] at a position; it shares no byte with others."""
-    key_scale, value_scale = _scale(key, KEY_MIDDLE), _scale(value, VALUE_MIDDLE)
+    key_scale, value_scale = _scale(key), _scale(value)
     key_by, value_by = F(1) / float_of_bits(key_scale), F(1) / float_of_bits(value_scale)
-    cells.scales[layer, row, head, at // LANES, at % LANES] = value_scale | (
-        (key_scale >> np.int32(16)) & np.int32(0xFFFF)
-    )
+    block, group = at // LANES, at // GROUP
+    cells.scales[layer, row, head, block, at % LANES] = value_scale | ((key_scale >> np.int32(16)) & np.int32(0xFFFF))
     k, v = numbers[:HEAD], numbers[HEAD : 2 * HEAD]
     for i in range(HEAD):
-        k[i] = np.int32(np.rint(key[i] * key_by)) + np.int32(KEY_MIDDLE)
-        v[i] = np.int32(np.rint(value[i] * value_by)) + np.int32(VALUE_MIDDLE)
-    keys, values = cells.keys[layer, row, head, at // LANES], cells.values[layer, row, head, at // GROUP]
-    half, place = HEAD // 2, at % LANES * GROUP
-    for i in range(GROUP):
-        low, high = 0, 0
-        for line in range(half // GROUP):
-            one, other = k[line * GROUP + i], k[half + line * GROUP + i]
-            keys[line, place + i] = np.uint8((one & 15) | (other & 15) << 4)
-            low, high = low | (one >> 4) << line, high | (other >> 4) << line
-        keys[half // GROUP, place + i], keys[half // GROUP + 1, place + i] = np.uint8(low), np.uint8(high)
-    for lane in range(LANES):
-        a, b, c, d = v[lane], v[LANES + lane], v[2 * LANES + lane], v[3 * LANES + lane]
-        place = lane * GROUP + at % GROUP
-        values[0, place] = np.uint8((a & 15) | (b & 15) << 4)
-        values[1, place] = np.uint8((c & 15) | (d & 15) << 4)
-        values[2, place] = np.uint8(a >> 4 | (b >> 4) << 2 | (c >> 4) << 4 | (d >> 4) << 6)
+        k[i] = np.int32(np.rint(key[i] * key_by)) + np.int32(MIDDLE)
+        v[i] = np.int32(np.rint(value[i] * value_by)) + np.int32(MIDDLE)
+    keys, low_keys = cells.keys[layer, row, head, block], cells.low_keys[layer, row, head, block]
+    for line in range(KEY_LINES):
+        for i in range(GROUP):
+            one, other, place = k[line * GROUP + i], k[HEAD // 2 + line * GROUP + i], at % LANES * GROUP + i
+            keys[line, place] = np.uint8(one >> 4 | (other >> 4) << 4)
+            low_keys[line, place] = np.uint8((one & 15) | (other & 15) << 4)
+    values, low_values = cells.values[layer, row, head, group], cells.low_values[layer, row, head, group]
+    for line in range(VALUE_LINES):
+        for lane in range(LANES):
+            one, other = v[2 * line * LANES + lane], v[(2 * line + 1) * LANES + lane]
+            place = lane * GROUP + at % GROUP
+            values[line, place] = np.uint8(one >> 4 | (other >> 4) << 4)
+            low_values[line, place] = np.uint8((one & 15) | (other & 15) << 4)
 
 
 @part
@@ -262,37 +268,65 @@ def _attend(
     While keys are read, the values are asked for; while these are read, the keys that are read next, at `following`.
     """
     keys, values = cells.keys[layer, row, head].ctypes.data, cells.values[layer, row, head].ctypes.data
-    scores, value_scale, halves = room.scores[rank, 0], room.scores[rank, 1], room.halves[rank]
+    low_keys, low_values = cells.low_keys[layer, row, head].ctypes.data, cells.low_values[layer, row, head].ctypes.data
+    scores, value_scale, weights = room.scores[rank, 0], room.scores[rank, 1], room.scores[rank, 2]
+    closer, close, halves = room.closer[rank], room.blocks[rank], room.halves[rank]
     rounded, sums = room.query[rank], room.sums[rank]
-    scale = _largest(query) / F(127)
-    middle, total = np.int32(0), F(0)
+    scale, middle = _largest(query) / F(127), F(0)
     for i in range(HEAD):
-        whole = np.int32(np.rint(query[i] / scale))
-        rounded[i] = np.int8(whole)
-        middle += KEY_MIDDLE * whole
+        rounded[i] = np.int8(np.rint(query[i] / scale))
+        middle += F(rounded[i])
     blocks = (length + LANES - 1) // LANES
     for block in range(blocks):
-        n = block * LANES
+        n, here = block * LANES, keys + block * (KEY_LINES + 1) * LINE
         likeness(
-            keys + block * KEY_LINES * LINE, rounded.ctypes.data, middle, scale,
+            here, here + KEY_LINES * LINE, rounded.ctypes.data, F((MIDDLE - LOW_MIDDLE) / 16) * middle, F(16) * scale,
             scores[n:].ctypes.data, value_scale[n:].ctypes.data, values + block * KEY_LINES * LINE,
         )  # fmt: skip
-    highest, weighted = _highest(scores[:length]), F(0)
+    highest, total = _highest(scores[:length]), F(0)
     for n in range(length):
-        weight = exp(scores[n] - highest)
-        total += weight
-        scores[n] = weight * value_scale[n]
-        weighted += scores[n]
-    by = _largest(scores[:length]) / F(0xFFFF)
-    scores[length : blocks * LANES] = F(0)
+        weights[n] = exp(scores[n] - highest)
+        total += weights[n]
+    weights[length : blocks * LANES] = F(0)
+    count, least = 0, CLOSE * total
     for block in range(blocks):
-        n, rest = block * LANES, values + (blocks * KEY_LINES + block) * LINE
-        halve(scores[n:].ctypes.data, F(1) / by, halves[0, n:].ctypes.data, halves[1, n:].ctypes.data, rest)
+        if any_above(weights[block * LANES :].ctypes.data, least):
+            close[count] = block
+            count += 1
+    for block in close[:count]:
+        n, here = block * LANES, low_keys + block * KEY_LINES * LINE
+        likeness(
+            here, keys + (block * (KEY_LINES + 1) + KEY_LINES) * LINE, rounded.ctypes.data, F(LOW_MIDDLE) * middle,
+            scale, closer[0].ctypes.data, closer[1].ctypes.data, here,
+        )  # fmt: skip
+        for lane in range(min(LANES, length - n)):
+            weight = exp(scores[n + lane] + closer[0, lane] - highest)
+            total += weight - weights[n + lane]
+            weights[n + lane] = weight
+    weighted, weighted_close = F(0), F(0)
+    for n in range(length):
+        weights[n] *= value_scale[n]
+        weighted += weights[n]
+    by = _largest(weights[:length]) / F(0xFFFF)
+    for block in range(blocks):
+        n, rest = block * LANES, following + (blocks * KEY_LINES + block) * LINE
+        halve(weights[n:].ctypes.data, F(1) / by, halves[0, n:].ctypes.data, halves[1, n:].ctypes.data, rest)
+    sums[:] = np.int32(0)
     groups = (length + GROUP - 1) // GROUP
     mixture(values, halves[0].ctypes.data, halves[1].ctypes.data, groups, sums.ctypes.data, following)
+    for block in close[:count]:
+        n, here = block * LANES, low_values + block * LANES // GROUP * VALUE_LINES * LINE
+        mixture(
+            here, halves[0, n:].ctypes.data, halves[1, n:].ctypes.data, LANES // GROUP, sums[2 * HEAD :].ctypes.data,
+            here,
+        )  # fmt: skip
+        for lane in range(LANES):
+            weighted_close += weights[n + lane]
+    too_much = F(MIDDLE - LOW_MIDDLE) * weighted + F(LOW_MIDDLE) * weighted_close
     for i in range(HEAD):
-        exact = (F(256) * F(sums[i]) + F(sums[HEAD + i])) * by
-        out[i] = (exact - F(VALUE_MIDDLE) * weighted) / total
+        high = F(256) * F(sums[i]) + F(sums[HEAD + i])
+        low = F(256) * F(sums[2 * HEAD + i]) + F(sums[3 * HEAD + i])
+        out[i] = ((F(16) * high + low) * by - too_much) / total
 
 
 @whole
@@ -361,8 +395,10 @@ def _step(
 class NativeCells(KeysValues):
     """Keys and values as the compiled function reads them."""
 
-    keys: Tensor  # these two as in `Cells`
+    keys: Tensor  # these as in `Cells`
     values: Tensor
+    low_keys: Tensor
+    low_values: Tensor
     lengths: Tensor  # [rows], what `fill` left
 
     def __init__(
@@ -374,15 +410,18 @@ class NativeCells(KeysValues):
         def keep(name: str, *shape: int, dtype: torch.dtype) -> None:
             self.register_buffer(name, zeros(*shape, device=device, dtype=dtype), persistent=False)
 
-        keep("keys", *shape, length // LANES, KEY_LINES, LINE, dtype=torch.uint8)
+        keep("keys", *shape, length // LANES, KEY_LINES + 1, LINE, dtype=torch.uint8)
         keep("values", *shape, length // GROUP, VALUE_LINES, LINE, dtype=torch.uint8)
+        keep("low_keys", *shape, length // LANES, KEY_LINES, LINE, dtype=torch.uint8)
+        keep("low_values", *shape, length // GROUP, VALUE_LINES, LINE, dtype=torch.uint8)
         keep("lengths", rows, dtype=torch.int64)
-        self.scales = self.keys.view(torch.int32)[..., KEY_LINES - 1, :]
-        self.cells = Cells(self.keys.numpy(), self.values.numpy(), self.scales.numpy())
+        self.scales = self.keys.view(torch.int32)[..., KEY_LINES, :]
+        parts = self.keys, self.values, self.low_keys, self.low_values, self.scales
+        self.cells = Cells(*(tensor.numpy() for tensor in parts))
 
     @classmethod
     def position_bytes(cls, head_dim: int, dtype: torch.dtype) -> int:
-        return KEY_LINES * LINE // LANES + VALUE_LINES * LINE // GROUP
+        return (2 * KEY_LINES + 1) * LINE // LANES + 2 * VALUE_LINES * LINE // GROUP
 
     def rounded(self, length: int) -> int:
         """Each row looks as far as it is long, whatever the batch says."""
@@ -399,16 +438,18 @@ class NativeCells(KeysValues):
         positions = keys_values.shape[1]
         blocks, groups = -(-positions // LANES), -(-positions // LANES) * LANES // GROUP
         keys, values = keys_values.float().permute(2, 0, 3, 1, 4)  # [layers, heads, P, HEAD] each
-        keys, key_scale = _in_bits(keys, KEY_MIDDLE)
-        values, value_scale = _in_bits(values, VALUE_MIDDLE)
-        self.keys[:, row, :, :blocks, : KEY_LINES - 1] = _key_lines(_whole_blocks(keys))
-        self.values[:, row, :, :groups] = _value_lines(_whole_blocks(values))
+        keys, key_scale = _in_halves(keys)
+        values, value_scale = _in_halves(values)
+        for name, bytes_ in (("keys", keys >> 4), ("low_keys", keys & 15)):
+            getattr(self, name)[:, row, :, :blocks, :KEY_LINES] = _key_lines(_whole_blocks(bytes_))
+        for name, bytes_ in (("values", values >> 4), ("low_values", values & 15)):
+            getattr(self, name)[:, row, :, :groups] = _value_lines(_whole_blocks(bytes_))
         scales = _whole_blocks((value_scale | (key_scale >> 16))[..., None])
         self.scales[:, row, :, :blocks] = scales.view(*scales.shape[:2], blocks, LANES)
         self.lengths[row] = positions
 
     def move(self, source: int, target: int, length: int) -> None:
-        for name, positions in (("keys", LANES), ("values", GROUP)):
+        for name, positions in (("keys", LANES), ("values", GROUP), ("low_keys", LANES), ("low_values", GROUP)):
             cells: Tensor = getattr(self, name)
             used = -(-length // positions)
             cells[:, target, :, :used] = cells[:, source, :, :used]
@@ -426,6 +467,7 @@ class NativeTransformer(Transformer):
         super().__init__(config, lm, torch.device("cpu"), "int8", positions)
         threads, c = min(torch.get_num_threads(), config.heads), config
         widest, heads = max(3 * c.dim, c.ffn), c.codebooks * c.cardinality
+        longest = rounded(max(positions, PROMPT_MAX))
 
         def room(*shape: int, dtype: torch.dtype = torch.float32) -> Array:
             return torch.zeros(shape, dtype=dtype).numpy()
@@ -433,9 +475,10 @@ class NativeTransformer(Transformer):
         self._room = Room(
             x=room(rows, c.dim), wide=room(rows, widest), mixed=room(rows, c.dim), logits=room(rows, heads),
             normed=room(threads, c.dim), bytes=room(threads, rows, max(c.dim, c.ffn), dtype=torch.uint8),
-            scale=room(threads, rows), sums=room(threads, 2 * HEAD, dtype=torch.int32),
-            scores=room(threads, 2, rounded(max(positions, PROMPT_MAX))),
-            halves=room(threads, 2, rounded(max(positions, PROMPT_MAX)), dtype=torch.uint8),
+            scale=room(threads, rows), sums=room(threads, 4 * HEAD, dtype=torch.int32),
+            scores=room(threads, 3, longest), closer=room(threads, 2, LANES),
+            blocks=room(threads, longest // LANES, dtype=torch.int32),
+            halves=room(threads, 2, longest, dtype=torch.uint8),
             query=room(threads, HEAD, dtype=torch.int8), counter=room(1, dtype=torch.int64),
         )  # fmt: skip
         self._threads = threads
@@ -543,11 +586,11 @@ def _in_bytes(numbers: Tensor) -> tuple[Tensor, Tensor]:
     return (numbers / scale[..., None]).round().to(torch.int8), scale
 
 
-def _in_bits(numbers: Tensor, middle: int) -> tuple[Tensor, Tensor]:
-    """Numbers [..., HEAD] as uint8 about `middle`, and the bits of their scales, int32 [...]: as `_write` does."""
-    most = numbers.abs().amax(dim=-1).clamp_(min=1e-12).div_(middle - 1)
+def _in_halves(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers [..., HEAD] as uint8 about MIDDLE, and the bits of their scales, int32 [...]: as `_write` does."""
+    most = numbers.abs().amax(dim=-1).clamp_(min=1e-12).div_(MIDDLE - 1)
     scale = (most.view(torch.int32) + 0xFFFF) & -0x10000
-    return ((numbers / scale.view(torch.float32)[..., None]).round() + middle).to(torch.uint8), scale
+    return ((numbers / scale.view(torch.float32)[..., None]).round() + MIDDLE).to(torch.uint8), scale
 
 
 def _whole_blocks(of_positions: Tensor) -> Tensor:
@@ -555,24 +598,17 @@ def _whole_blocks(of_positions: Tensor) -> Tensor:
     return torch.nn.functional.pad(of_positions, (0, 0, 0, -of_positions.shape[2] % LANES))
 
 
-def _key_lines(numbers: Tensor) -> Tensor:
-    """[layers, heads, P, HEAD] to [layers, heads, P / LANES, KEY_LINES - 1, LINE]."""
-    layers, heads, positions, _ = numbers.shape
-    groups = numbers.view(layers, heads, positions // LANES, LANES, HEAD // GROUP, GROUP).transpose(3, 4)
-    halves = groups.reshape(layers, heads, positions // LANES, 2, HEAD // GROUP // 2, LINE)
-    return torch.cat([_side_by_side((halves & 15).transpose(3, 4), 4), _side_by_side(halves >> 4, 1)], dim=3)
+def _key_lines(halves: Tensor) -> Tensor:
+    """4 bits each [layers, heads, P, HEAD] to [layers, heads, P / LANES, KEY_LINES, LINE]."""
+    layers, heads, positions, _ = halves.shape
+    groups = halves.view(layers, heads, positions // LANES, LANES, HEAD // GROUP, GROUP).transpose(3, 4)
+    low, high = groups.reshape(layers, heads, positions // LANES, 2, KEY_LINES, LINE).unbind(3)
+    return low | high << 4
 
 
-def _value_lines(numbers: Tensor) -> Tensor:
-    """[layers, heads, P, HEAD] to [layers, heads, P / GROUP, VALUE_LINES, LINE]."""
-    layers, heads, positions, _ = numbers.shape
-    blocks = numbers.view(layers, heads, positions // GROUP, GROUP, HEAD // LANES, LANES).movedim(3, -1)
-    lines = blocks.reshape(layers, heads, positions // GROUP, HEAD // LANES // 2, 2, LINE)
-    twos = _side_by_side((lines >> 4).flatten(3, 4), 2)
-    return torch.cat([_side_by_side(lines & 15, 4), twos[:, :, :, None]], dim=3)
-
-
-def _side_by_side(parts: Tensor, bits: int) -> Tensor:
-    """Bytes [..., N, LINE] of so many bits each, in the bytes of one line [..., LINE]; the first are the lowest."""
-    places = torch.arange(parts.shape[-2], dtype=torch.uint8)[:, None] * bits
-    return (parts << places).sum(dim=-2, dtype=torch.uint8)
+def _value_lines(halves: Tensor) -> Tensor:
+    """4 bits each [layers, heads, P, HEAD] to [layers, heads, P / GROUP, VALUE_LINES, LINE]."""
+    layers, heads, positions, _ = halves.shape
+    blocks = halves.view(layers, heads, positions // GROUP, GROUP, HEAD // LANES, LANES).movedim(3, -1)
+    low, high = blocks.reshape(layers, heads, positions // GROUP, VALUE_LINES, 2, LINE).unbind(4)
+    return low | high << 4
