@@ -118,9 +118,11 @@ class Room(NamedTuple):
     bytes: Array  # uint8 [threads, rows, the widest input], activations in bytes
     scale: Array  # float32 [threads, rows]
     sums: Array  # int32 [threads, 4 * HEAD]
-    scores: Array  # float32 [threads, 3, length], the values' scales, and what is attended
-    closer: Array  # float32 [threads, 2, LANES], of a block that is read in full
-    blocks: Array  # int32 [threads, length / LANES], which these are
+    scores: Array  # float32 [threads, length]
+    weights: Array  # float32 [threads, length], what they become
+    value_scale: Array  # float32 [threads, length]
+    close: Array  # int32 [threads, length / LANES], the blocks that are read in full
+    added: Array  # float32 [threads, LANES], to the scores of one of them
     halves: Array  # uint8 [threads, 2, length], of the weights that scores become
     query: Array  # int8 [threads, HEAD]
     counter: Array  # int64 [1], arrivals at barriers
@@ -260,18 +262,15 @@ def _write(cells: Any, layer: int, row: int, head: int, at: int, key: Any, value
 
 
 @part
-def _attend(
-    cells: Any, layer: int, row: int, head: int, length: int, query: Any, out: Any, room: Any, rank: int, following: int
-) -> None:
-    """Attention of a scaled query [HEAD] over a head's first `length` positions, to `out` [HEAD].
-
-    While keys are read, the values are asked for; while these are read, the keys that are read next, at `following`.
-    """
+def _look(
+    cells: Any, layer: int, row: int, head: int, length: int, query: Any, room: Any, rank: int
+) -> tuple[Any, int]:
+    """How much a scaled query [HEAD] attends to each of a head's first `length` positions, to room.weights; their sum,
+    and how many blocks, named in room.close, are looked at closely. The values are asked for."""
     keys, values = cells.keys[layer, row, head].ctypes.data, cells.values[layer, row, head].ctypes.data
-    low_keys, low_values = cells.low_keys[layer, row, head].ctypes.data, cells.low_values[layer, row, head].ctypes.data
-    scores, value_scale, weights = room.scores[rank, 0], room.scores[rank, 1], room.scores[rank, 2]
-    closer, close, halves = room.closer[rank], room.blocks[rank], room.halves[rank]
-    rounded, sums = room.query[rank], room.sums[rank]
+    low_keys = cells.low_keys[layer, row, head].ctypes.data
+    scores, value_scale, weights = room.scores[rank], room.value_scale[rank], room.weights[rank]
+    rounded, added, close = room.query[rank], room.added[rank], room.close[rank]
     scale, middle = _largest(query) / F(127), F(0)
     for i in range(HEAD):
         rounded[i] = np.int8(np.rint(query[i] / scale))
@@ -297,36 +296,55 @@ def _attend(
         n, here = block * LANES, low_keys + block * KEY_LINES * LINE
         likeness(
             here, keys + (block * (KEY_LINES + 1) + KEY_LINES) * LINE, rounded.ctypes.data, F(LOW_MIDDLE) * middle,
-            scale, closer[0].ctypes.data, closer[1].ctypes.data, here,
+            scale, added.ctypes.data, value_scale[n:].ctypes.data, here,
         )  # fmt: skip
         for lane in range(min(LANES, length - n)):
-            weight = exp(scores[n + lane] + closer[0, lane] - highest)
+            weight = exp(scores[n + lane] + added[lane] - highest)
             total += weight - weights[n + lane]
             weights[n + lane] = weight
-    weighted, weighted_close = F(0), F(0)
+    return total, count
+
+
+@part
+def _mix(
+    cells: Any, layer: int, row: int, head: int, length: int, total: Any, count: int, out: Any, room: Any, rank: int,
+    following: int,
+) -> None:  # fmt: skip
+    """The values of a head's first `length` positions, as much of each as `_look` found, to `out` [HEAD]. The keys at
+    `following` are asked for."""
+    values, low_values = cells.values[layer, row, head].ctypes.data, cells.low_values[layer, row, head].ctypes.data
+    weights, value_scale, sums = room.weights[rank], room.value_scale[rank], room.sums[rank]
+    high, low, close = room.halves[rank, 0], room.halves[rank, 1], room.close[rank]
+    blocks, groups = (length + LANES - 1) // LANES, (length + GROUP - 1) // GROUP
+    all_weights, close_weights = F(0), F(0)
     for n in range(length):
         weights[n] *= value_scale[n]
-        weighted += weights[n]
+        all_weights += weights[n]
     by = _largest(weights[:length]) / F(0xFFFF)
     for block in range(blocks):
         n, rest = block * LANES, following + (blocks * KEY_LINES + block) * LINE
-        halve(weights[n:].ctypes.data, F(1) / by, halves[0, n:].ctypes.data, halves[1, n:].ctypes.data, rest)
+        halve(weights[n:].ctypes.data, F(1) / by, high[n:].ctypes.data, low[n:].ctypes.data, rest)
     sums[:] = np.int32(0)
-    groups = (length + GROUP - 1) // GROUP
-    mixture(values, halves[0].ctypes.data, halves[1].ctypes.data, groups, sums.ctypes.data, following)
+    mixture(values, high.ctypes.data, low.ctypes.data, groups, sums.ctypes.data, following)
     for block in close[:count]:
         n, here = block * LANES, low_values + block * LANES // GROUP * VALUE_LINES * LINE
-        mixture(
-            here, halves[0, n:].ctypes.data, halves[1, n:].ctypes.data, LANES // GROUP, sums[2 * HEAD :].ctypes.data,
-            here,
-        )  # fmt: skip
+        mixture(here, high[n:].ctypes.data, low[n:].ctypes.data, LANES // GROUP, sums[2 * HEAD :].ctypes.data, here)
         for lane in range(LANES):
-            weighted_close += weights[n + lane]
-    too_much = F(MIDDLE - LOW_MIDDLE) * weighted + F(LOW_MIDDLE) * weighted_close
+            close_weights += weights[n + lane]
+    too_much = F(MIDDLE - LOW_MIDDLE) * all_weights + F(LOW_MIDDLE) * close_weights
     for i in range(HEAD):
-        high = F(256) * F(sums[i]) + F(sums[HEAD + i])
-        low = F(256) * F(sums[2 * HEAD + i]) + F(sums[3 * HEAD + i])
-        out[i] = ((F(16) * high + low) * by - too_much) / total
+        of_high = F(256) * F(sums[i]) + F(sums[HEAD + i])
+        of_low = F(256) * F(sums[2 * HEAD + i]) + F(sums[3 * HEAD + i])
+        out[i] = ((F(16) * of_high + of_low) * by - too_much) / total
+
+
+@part
+def _attend(
+    cells: Any, layer: int, row: int, head: int, length: int, query: Any, out: Any, room: Any, rank: int, following: int
+) -> None:
+    """Attention of a scaled query [HEAD] over a head's first `length` positions, to `out` [HEAD]."""
+    total, count = _look(cells, layer, row, head, length, query, room, rank)
+    _mix(cells, layer, row, head, length, total, count, out, room, rank, following)
 
 
 @whole
@@ -476,8 +494,8 @@ class NativeTransformer(Transformer):
             x=room(rows, c.dim), wide=room(rows, widest), mixed=room(rows, c.dim), logits=room(rows, heads),
             normed=room(threads, c.dim), bytes=room(threads, rows, max(c.dim, c.ffn), dtype=torch.uint8),
             scale=room(threads, rows), sums=room(threads, 4 * HEAD, dtype=torch.int32),
-            scores=room(threads, 3, longest), closer=room(threads, 2, LANES),
-            blocks=room(threads, longest // LANES, dtype=torch.int32),
+            scores=room(threads, longest), weights=room(threads, longest), value_scale=room(threads, longest),
+            close=room(threads, longest // LANES, dtype=torch.int32), added=room(threads, LANES),
             halves=room(threads, 2, longest, dtype=torch.uint8),
             query=room(threads, HEAD, dtype=torch.int8), counter=room(1, dtype=torch.int64),
         )  # fmt: skip
