@@ -128,8 +128,10 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
   mood, energy, number of players, lead, drums or none, instruments, key, tempo, metre. Every step of the language model
   is told what it expects of the prompt; its cross-attention reads the prompt's words as the reader sees them.
 - **Time.** Every step reads where in the beat, the bar and the phrase it stands (`studio/engine/metre.py`). The tempo
-  is the one that the prompt names, or one that its words let expect; so is the metre. "With an ending" gets one.
-- **Codec.** `studio/engine/spectral_codec.py`: ConvNeXt on STFT frames, residual vector quantiser, inverse STFT.
+  is the one that the prompt names, or one that its words let expect; so is the metre. "With an ending" gets one, to
+  which guidance leads as to all else that is asked for.
+- **Codec.** `studio/engine/spectral_codec.py`: ConvNeXt on STFT frames, residual vector quantiser, inverse STFT. Its
+  decoder's last steps learned from a discriminator of spectra (`adversary`).
 - **Language model.** {steps} steps in {minutes} minutes on two CPU cores, from the weights of an earlier version; Muon
   and AdamW; a moving average of the weights. Of each piece's attributes some are told as they are, the others as a
   caption lets expect them. Its loss on held-out pieces, in nats a code (all looks are in `training.jsonl`):
