@@ -247,3 +247,12 @@ def audiocraft_model(c: DecoderConfig) -> torch.nn.Module:
         norm_first=True, bias_proj=False, num_layers=c.layers, bias_ff=False, bias_attn=False, causal=True,
         custom=True, memory_efficient=False, cross_attention=True, activation="gelu", dropout=0.0,
     ).eval()  # fmt: skip
+
+
+def test_the_frames_of_an_ending_count_more_and_so_do_the_first() -> None:
+    clock = torch.from_numpy(Metre(24, "4/4", end=96).clock(120))[None]
+    ending = lm.frame_weights(clock, replace(TINY, start_weight=1.0, ending_weight=3.0))
+    assert ending[0].tolist() == [1.0] * 96 + [3.0] * 24
+    beginning = lm.frame_weights(clock, replace(TINY, start_weight=6.0, ending_weight=1.0))[0]
+    assert beginning[0] == 6.0
+    assert (beginning.diff() < 0).all()

@@ -349,9 +349,8 @@ class CodedMusic:
         last = (length - frames) // time.bar
         if not end:
             return time.bar * rng.randrange(last + 1)
-        chord = time.ending_by(length, LAST_CHORD_S).end
-        assert chord is not None
-        return int(min(time.bar * (last + rng.randrange(2)), chord))
+        chord = time.ending_by(length, LAST_CHORD_S).end or 0
+        return int(min(time.bar * (last + rng.randrange(2)), chord if chord < length else 0))
 
     def _time(self, row: int, start: int, told: bool) -> Metre:
         """The piece's from `start` on, and where it ends if that is told."""
