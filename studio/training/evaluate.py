@@ -50,7 +50,7 @@ class Evaluation:
     seconds: float = 8.0  # of each generated clip
     tempo_prompts: int = 50  # that name a tempo
     solo_prompts: int = 40
-    word_clips: int = 4  # of each word that no caption has, and of its neighbour
+    word_clips: int = 16  # of each word that no caption has, and of its neighbour
     endings: int = 32  # prompts, with an ending and without
     long_clips: int = 32
     long_seconds: float = DURATION_MAX_S
