@@ -142,8 +142,8 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
 General MIDI instruments, no voices, no recordings' sound. It knows the genres, instruments, moods and tempi of its
 composer. How well is measured below: drums or none are nearly always as asked for, slow or fast and the lead
 instrument three times in four, the genre two times in three; an ending that was asked for comes three times in five,
-and as often a word that no caption has moves the music as its neighbour in meaning does. Its loss was still falling when
-training ended. How to make a better one is in `studio/training/mini.toml`.
+and as often a word that no caption has moves the music as its neighbour in meaning does. Its loss was still falling
+when training ended. How to make a better one is in `studio/training/mini.toml`.
 
 ## Licence
 The weights are CC0 1.0: do what you like. The table of word meanings derives from all-MiniLM-L6-v2 (Apache-2.0).
