@@ -3,8 +3,8 @@
 Operators by the dozen take longer to start than to run when a step is ten milliseconds. Here a step is one call; its
 threads share each phase, wait for each other at its end, and the interpreter is not asked. Weights and activations are
 multiplied as bytes; keys and values are kept as bytes too, in two halves, of which the lower one is read only where
-attention looks: of a thousand positions all but a few have weights so small that four bits say enough. A row's result is
-the same in any company.
+attention looks: of a thousand positions all but a few weigh so little that four bits say enough. A row's result is the
+same in any company.
 """
 
 from __future__ import annotations
