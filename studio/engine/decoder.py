@@ -211,7 +211,7 @@ class Decoder:
             length = rounded(steps + (0 if config.cross_attention else PREFIX_MAX))
             own, prompts = _keys_values(config, slots, length, device, precision)
             if native := _native(config, precision, device):
-                transformer = native.NativeTransformer(config, lm, length, rows=2 * slots)
+                transformer = native.NativeTransformer(config, lm, precision, length, rows=2 * slots)
                 transformer.run(own, torch.zeros(0, dtype=torch.int64), prompts)  # compiles it
             else:
                 transformer = Transformer(config, lm, device, precision, length)
@@ -405,7 +405,7 @@ def layout(config: DecoderConfig, precision: str, device: torch.device) -> tuple
 
 def _native(config: DecoderConfig, precision: str, device: torch.device) -> ModuleType | None:
     """The module with the compiled step, where that can be run; its compiler takes half a second to import."""
-    if precision != "int8" or device.type != "cpu":
+    if precision not in ("int8", "bf16") or device.type != "cpu":
         return None
     from studio.engine import native
 

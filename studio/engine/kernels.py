@@ -1,8 +1,11 @@
-"""Loops that no library has, compiled by numba when first used: products of bytes, and what stands between them.
+"""Loops that no library has, compiled by numba when first used: products of a step's rows and weights, and what stands
+between them.
 
 On a CPU a decode step waits for memory, if nothing else is in the way. These read weights in the order in which they
-lie and multiply four pairs of bytes a lane at once (x86's VNNI). Addresses, not arrays: what is called a million times
-a second makes no views. Sums of bytes are exact, so a result does not depend on who computes beside it.
+lie: as bytes, four pairs of which a lane multiplies at once (x86's VNNI), or as bfloat16, which are the high halves of
+float32. Addresses, not arrays: what is called a million times a second makes no views. Sums of bytes are exact, and
+those of floats are added up in the same order for any number of rows, so a result does not depend on who computes
+beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16  # outputs of a block, in one 512-bit register
-GROUP = 4  # bytes that a lane takes at once
+GROUP = 4  # bytes that a lane takes at once,
+PAIR = 2  # or bfloat16
 LINE = LANES * GROUP  # bytes of a register
 HEAD = 64  # channels of an attention head, in all of the family
 KEY_LINES = HEAD * LANES // (2 * LINE)  # of LANES positions, in 4 bits each
@@ -28,6 +32,7 @@ VALUE_LINES = HEAD * GROUP // (2 * LINE)  # of GROUP positions
 _BYTE, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 32, 64)), ir.FloatType()
 _INTS, _FLOATS, _BYTES = ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, LANES), ir.VectorType(_BYTE, LINE)
 _FIRST = ir.Constant(_INTS, [0] * LANES)
+_HIGH = ir.Constant(_INTS, [0xFFFF0000] * LANES)
 _AHEAD = 2048  # bytes before its use that a line of weights is asked for
 _FIRST_CACHE, _SECOND_CACHE = 3, 2
 
@@ -180,8 +185,51 @@ def _products(rows: int, unrolled: int) -> Any:
     return block
 
 
+def _float_products(rows: int, unrolled: int) -> Any:
+    """The same of floats.
+
+    weights: bfloat16 [groups, LANES, PAIR]; x: float32 rows of groups · PAIR; out: float32 [rows, LANES].
+    """
+
+    @instructions
+    def block(_context: Any, weights: Any, x: Any, stride: Any, groups: Any, out: Any) -> Any:
+        def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
+            weights, x, stride, groups, out = args
+            add = cgutils.get_or_insert_function(b.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), "llvm.fma.v16f32")
+
+            def body(group: Any, sums: list[Any]) -> list[Any]:
+                found = []
+                here = b.add(weights, b.mul(group, ir.Constant(_LONG, LINE)))
+                ahead = b.add(here, ir.Constant(_LONG, _AHEAD))
+                places = [
+                    b.add(b.add(x, b.mul(stride, ir.Constant(_LONG, r))), b.mul(group, ir.Constant(_LONG, 4 * PAIR)))
+                    for r in range(rows)
+                ]
+                for u, loaded in enumerate(_lines(b, here, unrolled, ahead, _FIRST_CACHE)):
+                    for half, bits in enumerate((_moved(b, loaded, 16), b.and_(loaded, _HIGH))):
+                        numbers = b.bitcast(bits, _FLOATS)
+                        for place in places:
+                            number = b.load(_at(b, place, _FLOAT, 4 * (PAIR * u + half)), align=4)
+                            found.append(b.call(add, [numbers, _each(b, number), sums[len(found)]]))
+                return found
+
+            sums = _loop(b, groups, unrolled, [ir.Constant(_FLOATS, [0.0] * LANES)] * (rows * PAIR * unrolled), body)
+            for r in range(rows):
+                total = sums[r]
+                for part in sums[r + rows :: rows]:
+                    total = b.fadd(total, part)
+                b.store(total, _at(b, out, _FLOATS, 4 * LANES * r), align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), generate
+
+    return block
+
+
 two_rows = _products(2, 2)  # the rows of a request: weights come from memory once for both
 four_rows = _products(4, 2)  # of two requests
+two_float_rows = _float_products(2, 2)
+four_float_rows = _float_products(4, 2)
 
 
 @instructions
@@ -206,7 +254,7 @@ def likeness(
         both = b.load(_at(b, scales, _INTS), align=LINE)
         each = b.fmul(b.bitcast(_moved(b, both, 16), _FLOATS), _each(b, by))
         b.store(b.fmul(whole, each), _at(b, scores, _FLOATS), align=4)
-        b.store(b.and_(both, ir.Constant(_INTS, [0xFFFF0000] * LANES)), _at(b, others, _INTS), align=4)
+        b.store(b.and_(both, _HIGH), _at(b, others, _INTS), align=4)
         return context.get_dummy_value()
 
     long, number = types.int64, types.float32

@@ -1,10 +1,10 @@
-"""The transformer's step in 8 bits as one compiled function: what `transformer` says, where a processor has VNNI.
+"""The transformer's step in 8 bits or bf16 as one compiled function: what `transformer` says, on processors with VNNI.
 
 Operators by the dozen take longer to start than to run when a step is ten milliseconds. Here a step is one call; its
 threads share each phase, wait for each other at its end, and the interpreter is not asked. Weights and activations are
-multiplied as bytes; keys and values are kept as bytes too, in two halves, of which the lower one is read only where
-attention looks: of a thousand positions all but a few weigh so little that four bits say enough. A row's result is the
-same in any company.
+multiplied as bytes, or weights in bfloat16 with activations in float32. Keys and values are bytes in either case, in
+two halves, of which the lower one is read only where attention looks: of a thousand positions all but a few weigh so
+little that four bits say enough. A row's result is the same in any company.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from studio.engine.kernels import (
     KEY_LINES,
     LANES,
     LINE,
+    PAIR,
     VALUE_LINES,
     F,
     any_above,
@@ -34,6 +35,7 @@ from studio.engine.kernels import (
     bits_of_float,
     exp,
     float_of_bits,
+    four_float_rows,
     four_rows,
     gelu,
     halve,
@@ -43,10 +45,11 @@ from studio.engine.kernels import (
     part,
     pause,
     step_aside,
+    two_float_rows,
     two_rows,
     whole,
 )
-from studio.engine.transformer import Context, DecoderConfig, Get, Layer, Transformer
+from studio.engine.transformer import Context, DecoderConfig, Get, Layer, Transformer, sinusoids
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +58,7 @@ MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 but its sign
 HIGH = np.int32(-0x10000)  # the high half of them
 MIDDLE = 128  # how a byte of a key or a value stores 0
 LOW_MIDDLE = 7.5  # of its low half
+READ = {"int8": torch.uint8, "bf16": torch.float32}  # activations, by the precision of the weights
 CLOSE = F(1 / 32)  # the share of attention from which on a position is read in full
 SPINS = 2000  # looks at a barrier before a thread lets others have its core
 
@@ -68,10 +72,10 @@ def suits(config: DecoderConfig) -> bool:
 
 
 class Matrix(NamedTuple):
-    """A projection of each layer [layers, out, in] in bytes, in the order in which they are read."""
+    """A projection of each layer [layers, out, in], in the order in which its weights are read."""
 
-    bytes: Array  # int8 [layers, out / LANES, in / GROUP, LANES, GROUP]
-    scale: Array  # float32 [layers, out]
+    weights: Array  # int8 [layers, out / LANES, in / GROUP, LANES, GROUP]; or PAIR for GROUP: uint16, bfloat16's bits
+    scale: Array  # float32 [layers, out]; of bfloat16 none, as of
     bias: Array  # int32 [layers, out], what 128 in every activation adds
 
 
@@ -115,7 +119,7 @@ class Room(NamedTuple):
     mixed: Array  # float32 [rows, dim]
     logits: Array  # float32 [rows, codebooks * cardinality]
     normed: Array  # float32 [threads, dim]
-    bytes: Array  # uint8 [threads, rows, the widest input], activations in bytes
+    given: Array  # uint8, or float32 for bfloat16, [threads, rows, the widest input]: what a projection reads
     scale: Array  # float32 [threads, rows]
     sums: Array  # int32 [threads, 4 * HEAD]
     scores: Array  # float32 [threads, length]
@@ -190,43 +194,63 @@ def _norm(x: Any, weight: Any, bias: Any, eps: Any, out: Any) -> None:
 
 
 @part
-def _prepare(x: Any, norms: Any, layer: int, eps: Any, rows: int, normed: Any, bytes_: Any, scale: Any) -> None:
+def _prepare(x: Any, norms: Any, layer: int, eps: Any, rows: int, normed: Any, given: Any, scale: Any) -> None:
     """What a projection after a norm reads."""
     for r in range(rows):
         _norm(x[r], norms.weight[layer], norms.bias[layer], eps, normed)
-        scale[r] = _round(normed, bytes_[r])
+        scale[r] = _give(normed, given[r])
 
 
 @part
-def _gather(x: Any, rows: int, width: int, bytes_: Any, scale: Any) -> None:
+def _gather(x: Any, rows: int, width: int, given: Any, scale: Any) -> None:
     """What a projection without a norm reads."""
     for r in range(rows):
-        scale[r] = _round(x[r, :width], bytes_[r])
+        scale[r] = _give(x[r, :width], given[r])
+
+
+@part
+def _give(x: Any, out: Any) -> Any:
+    """Numbers as a projection reads them, and their scale."""
+    if out.itemsize == 1:
+        return _round(x, out)
+    out[: len(x)] = x
+    return F(1)
 
 
 @part
 def _project(
-    matrix: Any, layer: int, first: int, last: int, rows: int, bytes_: Any, scale: Any, sums: Any, out: Any, add: bool
+    matrix: Any, layer: int, first: int, last: int, rows: int, given: Any, scale: Any, sums: Any, out: Any, add: bool
 ) -> None:
-    """The blocks `first` to `last` of outputs, of what was rounded, to `out`; or added to it."""
-    weights, scales, biases = matrix.bytes[layer], matrix.scale[layer], matrix.bias[layer]
-    groups, stride = weights.shape[1], bytes_.shape[1]
+    """The blocks `first` to `last` of outputs, of what was given, to `out`; or added to it."""
+    weights = matrix.weights[layer]
+    groups, stride, result = weights.shape[1], given.shape[1] * given.itemsize, sums.ctypes.data
     for block in range(first, last):
-        w, n, r = weights.ctypes.data + block * groups * LANES * GROUP, block * LANES, 0
+        w, n, r = weights.ctypes.data + block * groups * LINE, block * LANES, 0
         while r < rows:
-            x = bytes_.ctypes.data + r * stride
-            if r + 4 <= rows:
-                four_rows(w, x, stride, groups, sums.ctypes.data)
-                done = 4
+            x, done = given.ctypes.data + r * stride, 4 if r + 4 <= rows else 2
+            if weights.itemsize == 1:
+                if done == 4:
+                    four_rows(w, x, stride, groups, result)
+                else:
+                    two_rows(w, x, stride, groups, result)
+                for b in range(done):
+                    _scale_sums(sums[b * LANES :], matrix.bias[layer, n:], matrix.scale[layer, n:], scale[r + b])
+            elif done == 4:
+                four_float_rows(w, x, stride, groups, result)
             else:
-                two_rows(w, x, stride, groups, sums.ctypes.data)
-                done = 2
+                two_float_rows(w, x, stride, groups, result)
             for b in range(done):
                 for lane in range(LANES):
-                    exact = np.int32(sums[b * LANES + lane] - biases[n + lane])
-                    y = F(exact) * scales[n + lane] * scale[r + b]
+                    y = float_of_bits(sums[b * LANES + lane])
                     out[r + b, n + lane] = out[r + b, n + lane] + y if add else y
             r += done
+
+
+@part
+def _scale_sums(sums: Any, bias: Any, scales: Any, scale: Any) -> None:
+    """Of products of bytes, to the bits of float32."""
+    for lane in range(LANES):
+        sums[lane] = bits_of_float(F(np.int32(sums[lane] - bias[lane])) * scales[lane] * scale)
 
 
 @part
@@ -355,15 +379,15 @@ def _step(
     long the prompts are."""
     layers, heads, dim = own.keys.shape[0], own.keys.shape[2], room.x.shape[1]
     x, wide, mixed, counter, met = room.x, room.wide, room.mixed, room.counter.ctypes.data, 0
-    normed, bytes_, scale, sums = room.normed[rank], room.bytes[rank], room.scale[rank], room.sums[rank]
+    normed, given, scale, sums = room.normed[rank], room.given[rank], room.scale[rank], room.sums[rank]
     mine, others = heads * rank // size, heads * (rank + 1) // size
     first, last = mine * HEAD // LANES, others * HEAD // LANES  # the blocks of these heads
-    third, ffn = dim // LANES, weights.up.bytes.shape[1]
+    third, ffn = dim // LANES, weights.up.weights.shape[1]
     for layer in range(layers):
-        _prepare(x, weights.norm_self, layer, eps, rows, normed, bytes_, scale)
+        _prepare(x, weights.norm_self, layer, eps, rows, normed, given, scale)
         for begin in range(0, 3 * third, third):
             a, z = begin + first, begin + last
-            _project(weights.qkv, layer, a, z, rows, bytes_, scale, sums, wide, False)
+            _project(weights.qkv, layer, a, z, rows, given, scale, sums, wide, False)
         for r in range(rows):
             for head in range(mine, others):
                 c, h = head * HEAD, (head + 1) * HEAD
@@ -373,12 +397,12 @@ def _step(
                 following = own.keys[layer, then, there].ctypes.data
                 _attend(own, layer, r, head, at[r] + 1, wide[r, c:h], mixed[r, c:h], room, rank, following)
         met = _meet(counter, size, met)
-        _gather(mixed, rows, dim, bytes_, scale)
-        _project(weights.out, layer, first, last, rows, bytes_, scale, sums, x, True)
+        _gather(mixed, rows, dim, given, scale)
+        _project(weights.out, layer, first, last, rows, given, scale, sums, x, True)
         met = _meet(counter, size, met)
         if len(prompt):
-            _prepare(x, weights.norm_cross, layer, eps, rows, normed, bytes_, scale)
-            _project(weights.query, layer, first, last, rows, bytes_, scale, sums, wide, False)
+            _prepare(x, weights.norm_cross, layer, eps, rows, normed, given, scale)
+            _project(weights.query, layer, first, last, rows, given, scale, sums, wide, False)
             for r in range(0, rows, 2):
                 for head in range(mine, others):
                     c, h = head * HEAD, (head + 1) * HEAD
@@ -388,23 +412,23 @@ def _step(
                     )
                     mixed[r + 1, c:h] = F(0)
             met = _meet(counter, size, met)
-            _gather(mixed, rows, dim, bytes_, scale)
-            _project(weights.cross_out, layer, first, last, rows, bytes_, scale, sums, x, True)
+            _gather(mixed, rows, dim, given, scale)
+            _project(weights.cross_out, layer, first, last, rows, given, scale, sums, x, True)
             met = _meet(counter, size, met)
         a, z = ffn * rank // size, ffn * (rank + 1) // size
-        _prepare(x, weights.norm_ffn, layer, eps, rows, normed, bytes_, scale)
-        _project(weights.up, layer, a, z, rows, bytes_, scale, sums, wide, False)
+        _prepare(x, weights.norm_ffn, layer, eps, rows, normed, given, scale)
+        _project(weights.up, layer, a, z, rows, given, scale, sums, wide, False)
         for r in range(rows):
             for i in range(a * LANES, z * LANES):
                 wide[r, i] = gelu(wide[r, i])
         met = _meet(counter, size, met)
-        _gather(wide, rows, ffn * LANES, bytes_, scale)
-        _project(weights.down, layer, first, last, rows, bytes_, scale, sums, x, True)
+        _gather(wide, rows, ffn * LANES, given, scale)
+        _project(weights.down, layer, first, last, rows, given, scale, sums, x, True)
         met = _meet(counter, size, met)
-    codes = weights.head.bytes.shape[1]
+    codes = weights.head.weights.shape[1]
     a, z = codes * rank // size, codes * (rank + 1) // size
-    _prepare(x, weights.norm, 0, eps, rows, normed, bytes_, scale)
-    _project(weights.head, 0, a, z, rows, bytes_, scale, sums, room.logits, False)
+    _prepare(x, weights.norm, 0, eps, rows, normed, given, scale)
+    _project(weights.head, 0, a, z, rows, given, scale, sums, room.logits, False)
 
 
 # What the engine sees of it.
@@ -478,11 +502,15 @@ class NativeCells(KeysValues):
 
 
 class NativeTransformer(Transformer):
-    """A `Transformer` whose layers are bytes."""
+    """A `Transformer` whose layers are int8 or bf16; all that is not a weight is float32."""
 
-    def __init__(self, config: DecoderConfig, lm: Mapping[str, Tensor], positions: int, rows: int) -> None:
+    def __init__(
+        self, config: DecoderConfig, lm: Mapping[str, Tensor], precision: str, positions: int, rows: int
+    ) -> None:
         """`lm` has audiocraft's names; `positions` is the length of the longest sequence, `rows` of a step at most."""
-        super().__init__(config, lm, torch.device("cpu"), "int8", positions)
+        super().__init__(config, lm, torch.device("cpu"), precision, positions)
+        self.embedding = self.embedding.float()
+        self.positions = sinusoids(positions, config.dim, config.max_period)
         threads, c = min(torch.get_num_threads(), config.heads), config
         widest, heads = max(3 * c.dim, c.ffn), c.codebooks * c.cardinality
         longest = rounded(max(positions, PROMPT_MAX))
@@ -492,7 +520,7 @@ class NativeTransformer(Transformer):
 
         self._room = Room(
             x=room(rows, c.dim), wide=room(rows, widest), mixed=room(rows, c.dim), logits=room(rows, heads),
-            normed=room(threads, c.dim), bytes=room(threads, rows, max(c.dim, c.ffn), dtype=torch.uint8),
+            normed=room(threads, c.dim), given=room(threads, rows, max(c.dim, c.ffn), dtype=READ[precision]),
             scale=room(threads, rows), sums=room(threads, 4 * HEAD, dtype=torch.int32),
             scores=room(threads, longest), weights=room(threads, longest), value_scale=room(threads, longest),
             close=room(threads, longest // LANES, dtype=torch.int32), added=room(threads, LANES),
@@ -503,10 +531,10 @@ class NativeTransformer(Transformer):
         self._others = ThreadPoolExecutor(threads - 1, "decode") if threads > 1 else None
 
     def _build(self, get: Get, precision: str) -> None:
-        c = self.config
+        c, matrix = self.config, _matrix if precision == "int8" else _brief_matrix
 
         def of_layers(name: str, weight: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Matrix:
-            return _matrix([weight(get(f"transformer.layers.{at}.{name}")) for at in range(c.layers)])
+            return matrix([weight(get(f"transformer.layers.{at}.{name}")) for at in range(c.layers)])
 
         def norms(names: Sequence[str]) -> Norms:
             return Norms(*(torch.stack([get(f"{n}.{part}").float() for n in names]).numpy() for part in Norms._fields))
@@ -521,13 +549,13 @@ class NativeTransformer(Transformer):
             out=of_layers("self_attn.out_proj.weight"),
             norm_cross=norms(of_each("norm_cross" if crossed else "norm1")),
             query=of_layers("cross_attention.in_proj_weight", lambda w: self._with_scaled_query(w)[: c.dim])
-            if crossed else _nothing(),
-            cross_out=of_layers("cross_attention.out_proj.weight") if crossed else _nothing(),
+            if crossed else matrix([]),
+            cross_out=of_layers("cross_attention.out_proj.weight") if crossed else matrix([]),
             norm_ffn=norms(of_each("norm2")),
             up=of_layers("linear1.weight"),
             down=of_layers("linear2.weight"),
             norm=norms(["out_norm"]),
-            head=_matrix([torch.cat([get(f"linears.{k}.weight") for k in range(c.codebooks)])]),
+            head=matrix([torch.cat([get(f"linears.{k}.weight") for k in range(c.codebooks)])]),
         )  # fmt: skip
 
     def _with_scaled_query(self, weight: Tensor) -> Tensor:
@@ -550,6 +578,9 @@ class NativeTransformer(Transformer):
             for field, numbers in norm._asdict().items():
                 tensors[f"{name}.{field}"] = torch.from_numpy(numbers[at])
         return Layer(self.config, tensors.__getitem__, "", "fp32")
+
+    def prompt_keys_values(self, conditions: Tensor) -> Tensor:
+        return super().prompt_keys_values(conditions).float()
 
     def forward(self, tokens: Tensor, position: Tensor, context: Context) -> Tensor:
         assert isinstance(context.own, NativeCells)
@@ -574,28 +605,41 @@ class NativeTransformer(Transformer):
 
 
 def _matrix(weights: Sequence[Tensor]) -> Matrix:
-    """Projections [out, in] of the layers, each output with a scale."""
-    out, into = weights[0].shape
-    bytes_ = torch.empty(len(weights), out // LANES, into // GROUP, LANES, GROUP, dtype=torch.int8)
-    scale = torch.empty(len(weights), out)
-    bias = torch.empty(len(weights), out, dtype=torch.int32)
+    """Projections [out, in] of the layers in bytes, each output with a scale."""
+    rounded = [_in_bytes(weight.float()) for weight in weights]
+    rows = [bytes_ for bytes_, _ in rounded]
+    scale = [each for _, each in rounded]
+    bias = [128 * bytes_.sum(-1, dtype=torch.int32) for bytes_ in rows]
+    return Matrix(_in_reading_order(rows, GROUP, torch.int8), _stacked(scale, torch.float32), _stacked(bias, torch.int32))
+
+
+def _brief_matrix(weights: Sequence[Tensor]) -> Matrix:
+    """The same in bfloat16."""
+    bits = [weight.to(torch.bfloat16).view(torch.uint16) for weight in weights]
+    return Matrix(_in_reading_order(bits, PAIR, torch.uint16), _stacked([], torch.float32), _stacked([], torch.int32))
+
+
+def _in_reading_order(weights: Sequence[Tensor], together: int, dtype: torch.dtype) -> Array:
+    """Weights [out, in] of the layers as [layers, out / LANES, in / together, LANES, together], on a line of memory."""
+    out, into = weights[0].shape if weights else (0, 0)
+    ordered = torch.empty(len(weights), out // LANES, into // together, LANES, together, dtype=dtype)
     for at, weight in enumerate(weights):
-        rows, each = _in_bytes(weight.float())
-        scale[at], bias[at] = each, 128 * rows.sum(-1)
-        bytes_[at] = rows.view(out // LANES, LANES, into // GROUP, GROUP).transpose(1, 2)
-    return Matrix(bytes_.numpy(), scale.numpy(), bias.numpy())
+        ordered[at] = weight.view(out // LANES, LANES, into // together, together).transpose(1, 2)
+    return ordered.numpy()
 
 
-def _nothing() -> Matrix:
-    """Of a model without cross-attention."""
-    return Matrix(np.zeros((0, 0, 0, LANES, GROUP), np.int8), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int32))
+def _stacked(of_layers: Sequence[Tensor], dtype: torch.dtype) -> Array:
+    """[layers, N]."""
+    return (torch.stack(list(of_layers)) if of_layers else torch.empty(0, 0, dtype=dtype)).numpy()
 
 
 def _unpacked(matrix: Matrix, at: int) -> Tensor:
     """A layer's projection [out, in] in fp32."""
-    blocks = torch.from_numpy(matrix.bytes[at])
-    rows = blocks.transpose(1, 2).reshape(blocks.shape[0] * LANES, -1).float()
-    return rows * torch.from_numpy(matrix.scale[at])[:, None]
+    blocks = torch.from_numpy(matrix.weights[at])
+    rows = blocks.transpose(1, 2).reshape(blocks.shape[0] * LANES, -1)
+    if rows.dtype is torch.uint16:
+        return rows.view(torch.bfloat16).float()
+    return rows.float() * torch.from_numpy(matrix.scale[at])[:, None]
 
 
 def _in_bytes(numbers: Tensor) -> tuple[Tensor, Tensor]:

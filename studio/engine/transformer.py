@@ -199,12 +199,12 @@ class Transformer(nn.Module):
             return lm[name].detach().to(device)
 
         self.config = config
-        dtype, codebooks = activations(precision, device), range(config.codebooks)
-        embedding = torch.cat([get(f"emb.{k}.weight").to(dtype) for k in codebooks])
+        self.dtype = activations(precision, device)
+        embedding = torch.cat([get(f"emb.{k}.weight").to(self.dtype) for k in range(config.codebooks)])
         self.register_buffer("embedding", embedding, persistent=False)
         offsets = torch.arange(config.codebooks, device=device) * (config.cardinality + 1)
         self.register_buffer("offsets", offsets, persistent=False)
-        table = sinusoids(positions, config.dim, config.max_period).to(device, dtype)
+        table = sinusoids(positions, config.dim, config.max_period).to(device, self.dtype)
         self.register_buffer("positions", table, persistent=False)
         self.prompt: Projection | None = _prompt_projection(config, get, precision) if config.cross_attention else None
         self._build(get, precision)
@@ -254,7 +254,7 @@ class Transformer(nn.Module):
         """Conditions [S, dim] to the cross-attention's keys and values [layers, S, 2, heads, head_dim]."""
         assert self.prompt is not None
         c = self.config
-        projected: Tensor = self.prompt(conditions.to(self.positions))
+        projected: Tensor = self.prompt(conditions.to(self.positions.device, self.dtype))
         return projected.view(-1, c.layers, 2, c.heads, c.head_dim).transpose(0, 1)
 
 
