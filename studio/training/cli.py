@@ -72,12 +72,13 @@ def codes(folder: Folder = WORK, recipe: RecipeFile = None) -> None:
 
 @app.command()
 def text(folder: Folder = WORK, recipe: RecipeFile = None) -> None:
-    """Distil the meanings of word pieces from a sentence model."""
+    """Distil the meanings of word pieces from a sentence model and a thesaurus."""
+    from studio.training import thesaurus
     from studio.training.text import distil, teacher_folder
 
     numbers, place = _begin(folder, recipe)
     place.text.mkdir(parents=True, exist_ok=True)
-    distil(teacher_folder(), numbers.text.dim).save(place.text)
+    distil(teacher_folder(), thesaurus.moby(), numbers.text.dim).save(place.text)
 
 
 @app.command()

@@ -49,6 +49,7 @@ class ReaderTraining:
     mixed_share: float = 0.4  # of the descriptions are mixed from two
     near_share: float = 0.15  # of the word pieces are replaced by others of like meaning,
     any_share: float = 0.04  # by anything
+    noise: float = 0.5  # deviation of what is added to their meanings, whose own is 1
     several_weight: float = 10.0  # of the attributes with several values beside the others
     seed: int = 0
 
@@ -75,8 +76,10 @@ def learn(config: ReaderTraining, pieces: WordPieces) -> Reader:
         rng = Random(f"reading/{config.seed}/{step}")
         rows = [rng.randrange(len(descriptions)) for _ in range(config.batch)]
         ids = [_blurred(pieces.ids(caption(descriptions[row], rng)), near, config, rng) for row in rows]
+        embeddings, mask = pieces.embed_ids(ids)
+        embeddings = embeddings + config.noise * torch.randn_like(embeddings)
         with torch.autocast("cpu", torch.bfloat16):
-            _, scores = reader(*pieces.embed_ids(ids))
+            _, scores = reader(embeddings, mask)
         losses = _losses(scores, {name: each[rows] for name, each in truths.items()})
         weights = [config.several_weight if name in SEVERAL else 1.0 for name in losses]
         loss = torch.stack([weight * each for weight, each in zip(weights, losses.values(), strict=True)]).sum()

@@ -1,9 +1,10 @@
-"""What the words of a prompt mean: a table of vectors distilled from a sentence model.
+"""What the words of a prompt mean: a table of vectors distilled from a sentence model and a thesaurus.
 
 all-MiniLM-L6-v2 (Apache-2.0) comes whole in a package from PyPI and is read at training time only. Its raw word-piece
 embeddings know spelling and topic; what a word says about music shows when the model reads "[CLS] word music [SEP]"
-and its output is averaged. A table row is the principal components of both. Words that people use for music and that
-the sentence model would spell in pieces ("gloomy" = gloom + ##y) become rows of their own.
+and its output is averaged. The thesaurus knows words that the sentence model spells in pieces ("leisurely" = leisure +
+##ly) as well as any. A table row is the principal components of all three. Words that people use for music, and those
+that the thesaurus has near to what captions say of moods and tempi, become rows of their own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,14 @@ from torch import Tensor
 
 from studio.engine.reader import WordPieces
 from studio.errors import CheckpointError
+from studio.training import thesaurus, words
 
 TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 CLS, SEP = 101, 102  # the teacher's ids
 RAW_SHARE = 0.5  # of the raw embedding beside the contextual one; 0 forgets spelling, 1 blurs meaning
+THESAURUS_SHARE = 1.0  # of the thesaurus
+THESAURUS_DIM = 128
+THESAURUS_ROWS = 4000  # words of their own that are nearest to what captions say
 UNKNOWN = "[UNK]"
 
 # Words for music that the teacher's vocabulary lacks. Each gets one row; what is missing here is spelled in pieces.
@@ -75,11 +81,12 @@ MUSIC_WORDS = """
 """
 
 
-def distil(teacher: Path, dim: int, device: str = "cpu") -> WordPieces:
+def distil(teacher: Path, synonyms: Path, dim: int, device: str = "cpu") -> WordPieces:
     """The tokenizer without what prompts cannot use, and a table [V, dim] of unit variance.
 
     Args:
         teacher: folder with all-MiniLM-L6-v2's `model.safetensors`, `config.json` and `tokenizer.json`.
+        synonyms: Moby's thesaurus.
 
     Raises:
         CheckpointError: this is not the model that the table is distilled from.
@@ -88,11 +95,19 @@ def distil(teacher: Path, dim: int, device: str = "cpu") -> WordPieces:
     tokenizer = Tokenizer.from_file(str(teacher / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    units = _units(tokenizer)
+    rows, meanings = thesaurus.meanings(thesaurus.read(synonyms), THESAURUS_DIM)
+    units = _units(tokenizer, [*MUSIC_WORDS.split(), *_near_captions(rows, meanings, tokenizer)])
     raw, contextual = _read(teacher, units, units["music"], device)
     whole = torch.tensor([not word.startswith("##") for word in units])
-    features = torch.cat([_directions(contextual, whole), RAW_SHARE * _directions(raw, whole)], dim=1)
-    table = _principal(features, whole, dim)
+    named = torch.tensor([word in rows for word in units])
+    known = torch.zeros(len(units), THESAURUS_DIM)
+    known[named] = meanings[[rows[word] for word in units if word in rows]]
+    shares = (
+        _directions(contextual, whole),
+        RAW_SHARE * _directions(raw, whole),
+        THESAURUS_SHARE * _directions(known, named) * named[:, None],
+    )
+    table = _principal(torch.cat(shares, dim=1), whole, dim)
     table[list(units).index(UNKNOWN)] = 0.0  # says nothing
     return WordPieces(_trimmed(tokenizer, list(units)), table)
 
@@ -110,11 +125,20 @@ def _check(weights: Path) -> None:
         raise CheckpointError(f"{weights} is not all-MiniLM-L6-v2: its sha256 is {digest}.")
 
 
-def _units(tokenizer: Tokenizer) -> dict[str, list[int]]:
-    """Every row of the table, with the word pieces that the teacher reads for it."""
+def _near_captions(rows: Mapping[str, int], meanings: Tensor, tokenizer: Tokenizer) -> list[str]:
+    """Words that the teacher spells in pieces and the thesaurus has near to moods and tempi of captions."""
+    said = {word for each in (*words.MOODS.values(), *words.TEMPOS.values()) for word in each.training}
+    near = (meanings @ meanings[[rows[word] for word in sorted(said) if word in rows]].T).amax(1)
+    vocabulary = tokenizer.get_vocab()
+    spelled = [word for word in rows if word.isascii() and word.isalpha() and word not in vocabulary]
+    return sorted(spelled, key=lambda word: -float(near[rows[word]]))[:THESAURUS_ROWS]
+
+
+def _units(tokenizer: Tokenizer, whole: Sequence[str]) -> dict[str, list[int]]:
+    """Every row of the table, with the word pieces that the teacher reads for it; of `whole` words there is one."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     units = {word: [index] for word, index in vocabulary if word == UNKNOWN or _writable(word)}
-    for word in MUSIC_WORDS.split():
+    for word in whole:
         if word not in units:
             units[word] = tokenizer.encode(word, add_special_tokens=False).ids
     return units
