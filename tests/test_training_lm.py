@@ -187,7 +187,7 @@ def test_training_begins_with_the_model_that_ships(tmp_path: Path) -> None:
 def test_another_sentence_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"something else")
     with pytest.raises(CheckpointError, match="sha256"):
-        text.distil(tmp_path, 8)
+        text.distil(tmp_path, tmp_path, 8)
 
 
 def test_the_recipe_that_ships_is_read_and_a_misspelt_number_is_not(tmp_path: Path) -> None:

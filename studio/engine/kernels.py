@@ -33,8 +33,7 @@ _BYTE, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 32, 64)), ir.FloatType()
 _INTS, _FLOATS, _BYTES = ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, LANES), ir.VectorType(_BYTE, LINE)
 _FIRST = ir.Constant(_INTS, [0] * LANES)
 _HIGH = ir.Constant(_INTS, [0xFFFF0000] * LANES)
-_AHEAD = 2048  # bytes before its use that a line of weights is asked for
-_FIRST_CACHE, _SECOND_CACHE = 3, 2
+_AHEAD = 8192  # bytes before its use that a line of weights is asked for
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -131,21 +130,21 @@ def _multiply(b: Any) -> Any:
     return cgutils.get_or_insert_function(b.module, ir.FunctionType(_INTS, [_INTS] * 3), "llvm.x86.avx512.vpdpbusd.512")
 
 
-def _lines(b: Any, address: Any, count: int, ahead: Any, cache: int) -> Iterator[Any]:
+def _lines(b: Any, address: Any, count: int, ahead: Any) -> Iterator[Any]:
     """Registers that lie one after the other; as many lines from `ahead` are asked for."""
     for line in range(count):
         loaded = b.load(_at(b, address, _INTS, LINE * line), align=LINE)
-        _ask(b, b.add(ahead, ir.Constant(_LONG, LINE * line)), cache)
+        _ask(b, b.add(ahead, ir.Constant(_LONG, LINE * line)))
         yield loaded
 
 
-def _ask(b: Any, address: Any, cache: int) -> None:
-    """Have a line brought from memory into the first cache or the second."""
+def _ask(b: Any, address: Any) -> None:
+    """Have a line brought from memory into the second cache."""
     prefetch = cgutils.get_or_insert_function(
         b.module, ir.FunctionType(ir.VoidType(), [ir.PointerType(_BYTE), *[_INT] * 3]), "llvm.prefetch.p0"
     )
-    to_read, data = 0, 1
-    b.call(prefetch, [_at(b, address, _BYTE), *(ir.Constant(_INT, hint) for hint in (to_read, cache, data))])
+    to_read, second_cache, data = 0, 2, 1
+    b.call(prefetch, [_at(b, address, _BYTE), *(ir.Constant(_INT, hint) for hint in (to_read, second_cache, data))])
 
 
 def _products(rows: int, unrolled: int) -> Any:
@@ -165,7 +164,7 @@ def _products(rows: int, unrolled: int) -> Any:
                 found = []
                 here = b.add(weights, b.mul(group, ir.Constant(_LONG, LINE)))
                 ahead = b.add(here, ir.Constant(_LONG, _AHEAD))
-                for u, loaded in enumerate(_lines(b, here, unrolled, ahead, _FIRST_CACHE)):
+                for u, loaded in enumerate(_lines(b, here, unrolled, ahead)):
                     for r in range(rows):
                         place = b.add(b.mul(stride, ir.Constant(_LONG, r)), b.mul(group, ir.Constant(_LONG, GROUP)))
                         four = _everywhere(b, b.add(x, place), GROUP * u)
@@ -205,7 +204,7 @@ def _float_products(rows: int, unrolled: int) -> Any:
                     b.add(b.add(x, b.mul(stride, ir.Constant(_LONG, r))), b.mul(group, ir.Constant(_LONG, 4 * PAIR)))
                     for r in range(rows)
                 ]
-                for u, loaded in enumerate(_lines(b, here, unrolled, ahead, _FIRST_CACHE)):
+                for u, loaded in enumerate(_lines(b, here, unrolled, ahead)):
                     for half, bits in enumerate((_moved(b, loaded, 16), b.and_(loaded, _HIGH))):
                         numbers = b.bitcast(bits, _FLOATS)
                         for place in places:
@@ -246,7 +245,7 @@ def likeness(
         keys, scales, query, middle, by, scores, others, ahead = args
         multiply = _multiply(b)
         sums = [ir.Constant(_INTS, [0] * LANES)] * 2
-        for n, line in enumerate(_lines(b, keys, KEY_LINES, ahead, _SECOND_CACHE)):
+        for n, line in enumerate(_lines(b, keys, KEY_LINES, ahead)):
             for half, numbers in enumerate(_halves(b, line)):
                 four = _everywhere(b, query, HEAD // 2 * half + GROUP * n)
                 sums[half] = b.call(multiply, [sums[half], numbers, four])
@@ -281,7 +280,7 @@ def halve(_context: Any, weights: Any, by: Any, high: Any, low: Any, ahead: Any)
 
     def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
         weights, by, high, low, ahead = args
-        _ask(b, ahead, _SECOND_CACHE)
+        _ask(b, ahead)
         loaded = b.load(_at(b, weights, _FLOATS), align=4)
         exact = b.fadd(b.fmul(loaded, _each(b, by)), ir.Constant(_FLOATS, [0.5] * LANES))
         whole, bytes_ = b.fptosi(exact, _INTS), ir.VectorType(_BYTE, LANES)
@@ -309,7 +308,7 @@ def mixture(_context: Any, values: Any, high: Any, low: Any, groups: Any, out: A
             place = b.mul(group, ir.Constant(_LONG, GROUP))
             weights = [_everywhere(b, b.add(bytes_, place)) for bytes_ in (high, low)]
             place = b.mul(group, ir.Constant(_LONG, VALUE_LINES * LINE))
-            lines = _lines(b, b.add(values, place), VALUE_LINES, b.add(ahead, place), _SECOND_CACHE)
+            lines = _lines(b, b.add(values, place), VALUE_LINES, b.add(ahead, place))
             parts = [part for line in lines for part in _halves(b, line)]
             return [
                 b.call(multiply, [sums[2 * n + half], weight, part])

@@ -19,7 +19,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from studio.engine.metre import BEATS, CLOCK, SIGNATURES, Metre, beat_frames
+from studio.engine.metre import BEATS, CLOCK, FRAME_S, SIGNATURES, TEMPI, Metre, beat_frames, tempo_class
 from studio.engine.model import Conditions
 
 WORD_PIECES_MAX = 64  # a prompt is cut there
@@ -203,12 +203,29 @@ class PromptEncoder:
 
 
 def drawn_metre(prompt: str, scores: Mapping[str, Tensor], seed: int) -> Metre:
-    """The tempo that the prompt names, or one that its scores [1, values] let expect; the signature likewise."""
+    """The tempo that the prompt names, or one that its scores [1, values] let expect; the signature likewise.
+
+    A beat is drawn as slow, medium or fast first: there are many slow ones, of which none is likely.
+    """
     generator = torch.Generator().manual_seed(seed)
     named = NAMED_TEMPO.search(prompt)
-    beat = beat_frames(float(named[1])) if named and int(named[1]) else BEATS[_drawn(scores["beat"], generator)]
+    if named and int(named[1]):
+        beat = beat_frames(float(named[1]))
+    else:
+        of_tempo = _beats_of(TEMPI[_drawn(tempi(scores["beat"]), generator)])
+        beat = BEATS[of_tempo[_drawn(scores["beat"][:, of_tempo], generator)]]
     said = NAMED_METRE.search(prompt)
     return Metre(beat, said[1] if said else list(SIGNATURES)[_drawn(scores["metre"], generator)])
+
+
+def tempi(beats: Tensor) -> Tensor:
+    """A score for each of TEMPI [B, 3], of scores of beats [B, BEATS]."""
+    return torch.stack([beats[:, _beats_of(tempo)].logsumexp(-1) for tempo in TEMPI], dim=-1)
+
+
+def _beats_of(tempo: str) -> list[int]:
+    """Which of BEATS."""
+    return [at for at, beat in enumerate(BEATS) if tempo_class(60 / FRAME_S / beat) == tempo]
 
 
 def _drawn(scores: Tensor, generator: torch.Generator) -> int:

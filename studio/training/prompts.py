@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+from studio.training import words
 from studio.training.captions import EVALUATION_FIRST_SEED, Phrases
 from studio.training.compose import describe
 
@@ -44,6 +45,15 @@ UNSEEN = {
     "candlelight dinner": "romantic",
     "car chase": "suspenseful",
 }
+
+
+def kept_for_evaluation() -> set[str]:
+    """Words that evaluations ask with and no caption has."""
+    tables = (words.GENRES, words.MOODS, words.TEMPOS, words.INSTRUMENTS)
+    ways = [each for table in tables for each in table.values()]
+    said = {word for each in ways for way in each.training for word in way.lower().split()}
+    asked = {word for each in ways for way in each.held_out for word in way.lower().split()}
+    return (asked | {word for way in UNSEEN for word in way.split()}) - said
 
 
 def solo_prompts(n: int) -> list[str]:

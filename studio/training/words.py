@@ -25,6 +25,7 @@ def _parse(table: str) -> dict[str, Words]:
     for line in table.strip().replace("\n  ", " ").splitlines():
         thing, _, rest = line.partition(": ")
         training, _, held_out = rest.partition("|")
+        assert "|" not in held_out, thing
         words[thing] = Words(_split(training), _split(held_out))
     return words
 
@@ -132,7 +133,6 @@ fast: fast, uptempo, up-tempo, quick, fast tempo, fast-paced, not slow, brisk, q
   racing, rushing, high tempo,
   fast, fast, fast tempo, faster, very fast, quick, allegro, presto, vivace, zippy, hasty, breakneck, blazing,
   breathless,
-  | 
   galloping, sprinting, whirlwind, double-time, at full speed, full throttle, accelerated, turbo, hectic, nippy, pacy,
   super quick, dashing, hurtling, lightning-quick, frenzied, express, with speed, flying along, urgent pace, in a
   hurry

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from studio.engine.metre import Metre, beat_frames
-
-SLOW_BELOW_BPM = 84
-FAST_FROM_BPM = 122
+from studio.engine.metre import Metre, beat_frames, tempo_class
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,3 @@ class Piece:
     seconds: float
     description: Description
     tracks: tuple[Track, ...]
-
-
-def tempo_class(bpm: float) -> str:
-    """slow, medium or fast."""
-    if bpm < SLOW_BELOW_BPM:
-        return "slow"
-    return "fast" if bpm >= FAST_FROM_BPM else "medium"

