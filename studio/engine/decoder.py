@@ -376,7 +376,7 @@ def bytes_a_slot(config: DecoderConfig, max_frames: int, precision: str, device:
     positions = 2 * rounded(codes) + (CROSS_MAX if config.cross_attention else 0)
     kind, dtype = layout(config, precision, device)
     keys_values = config.layers * config.heads * positions * kind.position_bytes(config.head_dim, dtype)
-    summed = 2 * delay.steps(max_frames, config.delays) * config.dim * activations(precision, device).itemsize
+    summed = 2 * delay.steps(max_frames, config.delays) * config.dim * dtype.itemsize
     return keys_values + (summed if config.summed else 0)
 
 

@@ -197,7 +197,7 @@ def _float_products(rows: int, unrolled: int) -> Any:
             add = cgutils.get_or_insert_function(b.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), "llvm.fma.v16f32")
 
             def body(group: Any, sums: list[Any]) -> list[Any]:
-                found = []
+                found: list[Any] = []
                 here = b.add(weights, b.mul(group, ir.Constant(_LONG, LINE)))
                 ahead = b.add(here, ir.Constant(_LONG, _AHEAD))
                 places = [

@@ -610,7 +610,9 @@ def _matrix(weights: Sequence[Tensor]) -> Matrix:
     rows = [bytes_ for bytes_, _ in rounded]
     scale = [each for _, each in rounded]
     bias = [128 * bytes_.sum(-1, dtype=torch.int32) for bytes_ in rows]
-    return Matrix(_in_reading_order(rows, GROUP, torch.int8), _stacked(scale, torch.float32), _stacked(bias, torch.int32))
+    return Matrix(
+        _in_reading_order(rows, GROUP, torch.int8), _stacked(scale, torch.float32), _stacked(bias, torch.int32)
+    )
 
 
 def _brief_matrix(weights: Sequence[Tensor]) -> Matrix:
