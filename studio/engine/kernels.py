@@ -125,9 +125,18 @@ def _everywhere(b: Any, address: Any, by: int = 0) -> Any:
     return _each(b, b.load(_at(b, address, _INT, by), align=GROUP))
 
 
-def _multiply(b: Any) -> Any:
-    """sums + the sums of four products of an unsigned byte and a signed one."""
-    return cgutils.get_or_insert_function(b.module, ir.FunctionType(_INTS, [_INTS] * 3), "llvm.x86.avx512.vpdpbusd.512")
+def _add_product(b: Any, floats: bool = False) -> Callable[[Any, Any, Any], Any]:
+    """sums + products, of a float each or of four unsigned bytes and signed ones, as a function of three registers."""
+    kind, name = (_FLOATS, "llvm.fma.v16f32") if floats else (_INTS, "llvm.x86.avx512.vpdpbusd.512")
+    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(kind, [kind] * 3), name)
+    if floats:
+        return lambda sums, one, other: b.call(function, [one, other, sums])
+    return lambda sums, unsigned, signed: b.call(function, [sums, unsigned, signed])
+
+
+def _floats(b: Any, line: Any) -> tuple[Any, Any]:
+    """The bfloat16 in the low halves of a register as float32, and those in the high ones."""
+    return b.bitcast(_moved(b, line, 16), _FLOATS), b.bitcast(b.and_(line, _HIGH), _FLOATS)
 
 
 def _lines(b: Any, address: Any, count: int, ahead: Any) -> Iterator[Any]:
@@ -147,77 +156,40 @@ def _ask(b: Any, address: Any) -> None:
     b.call(prefetch, [_at(b, address, _BYTE), *(ir.Constant(_INT, hint) for hint in (to_read, second_cache, data))])
 
 
-def _products(rows: int, unrolled: int) -> Any:
-    """block(weights, x, stride, groups, out): out[r, lane] = the sum of x[r, k] · weights[k, lane].
+def _products(rows: int, unrolled: int, floats: bool) -> Any:
+    """block(weights, x, stride, lines, out): out[r, lane] = the sum of x[r, k] · weights[k, lane].
 
-    weights: int8 [groups, LANES, GROUP], one after the other in memory; x: uint8 rows of groups · GROUP, `stride` bytes
-    apart; out: int32 [rows, LANES]. `groups` is a multiple of `unrolled`.
+    weights: `lines` registers, one after the other in memory, int8 [LANES, GROUP] or bfloat16 [LANES, PAIR]; x: rows of
+    as many uint8 or float32, `stride` bytes apart; out: int32 or float32 [rows, LANES]. `lines` is a multiple of
+    `unrolled`.
     """
+    kind, read = (_FLOATS, 4 * PAIR) if floats else (_INTS, GROUP)  # bytes of a row that a line is multiplied with
 
     @instructions
-    def block(_context: Any, weights: Any, x: Any, stride: Any, groups: Any, out: Any) -> Any:
+    def block(_context: Any, weights: Any, x: Any, stride: Any, lines: Any, out: Any) -> Any:
         def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
-            weights, x, stride, groups, out = args
-            multiply = _multiply(b)
+            weights, x, stride, lines, out = args
+            add_product = _add_product(b, floats)
 
-            def body(group: Any, sums: list[Any]) -> list[Any]:
-                found = []
-                here = b.add(weights, b.mul(group, ir.Constant(_LONG, LINE)))
-                ahead = b.add(here, ir.Constant(_LONG, _AHEAD))
-                for u, loaded in enumerate(_lines(b, here, unrolled, ahead)):
-                    for r in range(rows):
-                        place = b.add(b.mul(stride, ir.Constant(_LONG, r)), b.mul(group, ir.Constant(_LONG, GROUP)))
-                        four = _everywhere(b, b.add(x, place), GROUP * u)
-                        found.append(b.call(multiply, [sums[u * rows + r], four, loaded]))
-                return found
-
-            sums = _loop(b, groups, unrolled, [ir.Constant(_INTS, [0] * LANES)] * (rows * unrolled), body)
-            for r in range(rows):
-                total = sums[r]
-                for u in range(1, unrolled):
-                    total = b.add(total, sums[u * rows + r])
-                b.store(total, _at(b, out, _INTS, 4 * LANES * r), align=4)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 5), generate
-
-    return block
-
-
-def _float_products(rows: int, unrolled: int) -> Any:
-    """The same of floats.
-
-    weights: bfloat16 [groups, LANES, PAIR]; x: float32 rows of groups · PAIR; out: float32 [rows, LANES].
-    """
-
-    @instructions
-    def block(_context: Any, weights: Any, x: Any, stride: Any, groups: Any, out: Any) -> Any:
-        def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
-            weights, x, stride, groups, out = args
-            add = cgutils.get_or_insert_function(b.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), "llvm.fma.v16f32")
-
-            def body(group: Any, sums: list[Any]) -> list[Any]:
+            def body(line: Any, sums: list[Any]) -> list[Any]:
                 found: list[Any] = []
-                here = b.add(weights, b.mul(group, ir.Constant(_LONG, LINE)))
-                ahead = b.add(here, ir.Constant(_LONG, _AHEAD))
-                places = [
-                    b.add(b.add(x, b.mul(stride, ir.Constant(_LONG, r))), b.mul(group, ir.Constant(_LONG, 4 * PAIR)))
-                    for r in range(rows)
-                ]
-                for u, loaded in enumerate(_lines(b, here, unrolled, ahead)):
-                    for half, bits in enumerate((_moved(b, loaded, 16), b.and_(loaded, _HIGH))):
-                        numbers = b.bitcast(bits, _FLOATS)
-                        for place in places:
-                            number = b.load(_at(b, place, _FLOAT, 4 * (PAIR * u + half)), align=4)
-                            found.append(b.call(add, [numbers, _each(b, number), sums[len(found)]]))
+                here = b.add(weights, b.mul(line, ir.Constant(_LONG, LINE)))
+                begin = b.add(x, b.mul(line, ir.Constant(_LONG, read)))
+                of_rows = [b.add(begin, b.mul(stride, ir.Constant(_LONG, r))) for r in range(rows)]
+                loaded = _lines(b, here, unrolled, b.add(here, ir.Constant(_LONG, _AHEAD)))
+                for u, register in enumerate(loaded):
+                    for at, numbers in enumerate(_floats(b, register) if floats else (register,)):
+                        for place in of_rows:
+                            given = b.bitcast(_everywhere(b, place, read * u + 4 * at), kind)
+                            found.append(add_product(sums[len(found)], given, numbers))
                 return found
 
-            sums = _loop(b, groups, unrolled, [ir.Constant(_FLOATS, [0.0] * LANES)] * (rows * PAIR * unrolled), body)
+            sums = _loop(b, lines, unrolled, [ir.Constant(kind, [0] * LANES)] * (rows * unrolled * read // 4), body)
             for r in range(rows):
-                total = sums[r]
-                for part in sums[r + rows :: rows]:
-                    total = b.fadd(total, part)
-                b.store(total, _at(b, out, _FLOATS, 4 * LANES * r), align=4)
+                total, *others = sums[r::rows]
+                for other in others:
+                    total = b.fadd(total, other) if floats else b.add(total, other)
+                b.store(total, _at(b, out, kind, 4 * LANES * r), align=4)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 5), generate
@@ -225,10 +197,10 @@ def _float_products(rows: int, unrolled: int) -> Any:
     return block
 
 
-two_rows = _products(2, 2)  # the rows of a request: weights come from memory once for both
-four_rows = _products(4, 2)  # of two requests
-two_float_rows = _float_products(2, 2)
-four_float_rows = _float_products(4, 2)
+two_rows = _products(2, 2, floats=False)  # those of a request: weights come from memory once for both
+four_rows = _products(4, 2, floats=False)  # of two requests
+two_float_rows = _products(2, 2, floats=True)
+four_float_rows = _products(4, 2, floats=True)
 
 
 @instructions
@@ -243,12 +215,12 @@ def likeness(
 
     def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
         keys, scales, query, middle, by, scores, others, ahead = args
-        multiply = _multiply(b)
+        add_product = _add_product(b)
         sums = [ir.Constant(_INTS, [0] * LANES)] * 2
         for n, line in enumerate(_lines(b, keys, KEY_LINES, ahead)):
             for half, numbers in enumerate(_halves(b, line)):
                 four = _everywhere(b, query, HEAD // 2 * half + GROUP * n)
-                sums[half] = b.call(multiply, [sums[half], numbers, four])
+                sums[half] = add_product(sums[half], numbers, four)
         whole = b.fsub(b.sitofp(b.add(*sums), _FLOATS), _each(b, middle))
         both = b.load(_at(b, scales, _INTS), align=LINE)
         each = b.fmul(b.bitcast(_moved(b, both, 16), _FLOATS), _each(b, by))
@@ -301,7 +273,7 @@ def mixture(_context: Any, values: Any, high: Any, low: Any, groups: Any, out: A
 
     def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
         values, high, low, groups, out, ahead = args
-        multiply = _multiply(b)
+        add_product = _add_product(b)
         places = [_at(b, out, _INTS, 4 * (n * HEAD + part * LANES)) for part in range(HEAD // LANES) for n in range(2)]
 
         def body(group: Any, sums: list[Any]) -> list[Any]:
@@ -311,7 +283,7 @@ def mixture(_context: Any, values: Any, high: Any, low: Any, groups: Any, out: A
             lines = _lines(b, b.add(values, place), VALUE_LINES, b.add(ahead, place))
             parts = [part for line in lines for part in _halves(b, line)]
             return [
-                b.call(multiply, [sums[2 * n + half], weight, part])
+                add_product(sums[2 * n + half], weight, part)
                 for n, part in enumerate(parts)
                 for half, weight in enumerate(weights)
             ]
