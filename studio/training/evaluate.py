@@ -50,13 +50,13 @@ class Evaluation:
     seconds: float = 8.0  # of each generated clip
     tempo_prompts: int = 50  # that name a tempo
     solo_prompts: int = 40
-    word_clips: int = 16  # of each word that no caption has, and of its neighbour
+    word_clips: int = 24  # of each word that no caption has, and of its neighbour
     endings: int = 32  # prompts, with an ending and without
     long_clips: int = 32
     long_seconds: float = DURATION_MAX_S
     outputs: int = 100  # whose level, flatness, silence and clipping are measured; and as many of one prompt
     one_prompt: str = "happy folk song with acoustic guitar"
-    control_prompts: int = 100  # at each cfg_coef
+    control_prompts: int = 200  # at each cfg_coef
     cfg_coefs: tuple[float, ...] = (1.0, 2.0, 3.0, 4.5, 6.0)
     various_prompts: int = 6  # at each temperature
     various_outputs: int = 6  # of each of them
