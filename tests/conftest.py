@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import psycopg
 import pytest
@@ -172,12 +174,22 @@ class RedisServer:
             return False
 
 
+def missing(what: str) -> NoReturn:
+    """Skips a test; STUDIO_REQUIRE_SERVICES=1 makes it fail."""
+    (pytest.fail if os.environ.get("STUDIO_REQUIRE_SERVICES") == "1" else pytest.skip)(what)
+
+
+def require_package(name: str) -> None:
+    """Of those that only training needs."""
+    if find_spec(name) is None:
+        missing(f"{name} is not installed: uv sync --group train")
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """Skips where no Redis is installed; STUDIO_REQUIRE_SERVICES=1 makes that a failure."""
+    """Needs an installed Redis."""
     program = shutil.which("redis-server")
     if program is None:
-        missing = pytest.fail if os.environ.get("STUDIO_REQUIRE_SERVICES") == "1" else pytest.skip
         missing("redis-server is not installed")
     server = RedisServer(program)
     server.start()
@@ -194,10 +206,9 @@ def redis_url(redis_server: RedisServer) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """Skips where no PostgreSQL is installed; STUDIO_REQUIRE_SERVICES=1 makes that a failure."""
+    """Needs an installed PostgreSQL."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     if not found:
-        missing = pytest.fail if os.environ.get("STUDIO_REQUIRE_SERVICES") == "1" else pytest.skip
         missing("PostgreSQL's server is not installed")
     server = PostgresServer(found[-1])
     server.start()

@@ -257,7 +257,8 @@ def joined(reference: Oracle, precision: str = "fp32") -> dict[str, Tensor]:
 def test_a_recorded_step_does_what_the_step_does(
     reference: Oracle, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One recording serves any number of requests and any length."""
+    """One recording serves any number of requests and any length. The compiled step is not recorded."""
+    monkeypatch.setattr("studio.engine.decoder._native", lambda *_: None)
     made = []
     for worth in (10**6, 1):
         monkeypatch.setattr("studio.engine.recording.WORTH_RECORDING", worth)
@@ -312,17 +313,6 @@ def test_nothing_in_flight_is_no_step(mono: Oracle) -> None:
     assert decoder(mono).step() == []
 
 
-def test_bf16_logits_are_near_fp32(mono: Oracle) -> None:
-    codes, seen = torch.randint(MONO.cardinality, (4, 30)), []
-    for precision in ("fp32", "bf16"):
-        forced = Forced(MONO, mono.parameters, device=CPU, precision=precision, slots=1, max_frames=30)
-        forced.force(codes)
-        decode(forced, mono.conditions("flute"), 30, Sampling(0))
-        seen.append(torch.stack(forced.seen))
-    error = (seen[0] - seen[1]).std() / seen[0].std()
-    assert 0 < float(error) < 0.02
-
-
 def test_a_prompt_longer_than_the_buffers_is_refused(mono: Oracle) -> None:
     shared = decoder(mono, slots=1)
     with pytest.raises(InvalidRequest, match="prompt: is too long"):
@@ -357,12 +347,13 @@ def test_a_slot_that_held_numbers_that_are_none_can_be_used_again(mono: Oracle) 
     )
 
 
-@pytest.mark.parametrize(("precision", "error"), [("int8", 0.03), ("bf16", 0.015)])
+@pytest.mark.parametrize(("precision", "error", "times"), [("int8", 0.03, 1.3), ("bf16", 0.015, 1.7)])
 @pytest.mark.parametrize("name", list(SHAPES))
 def test_the_compiled_step_is_near_fp32s(
-    name: str, precision: str, error: float, monkeypatch: pytest.MonkeyPatch
+    name: str, precision: str, error: float, times: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In 8 bits as near as the operators, which are taken where a processor lacks the instructions."""
+    """Nearly as near as the operators, which are taken where a processor lacks the instructions; in bf16 they keep keys
+    and values in 16 bits."""
     reference, frames = oracle(SHAPES[name]), 70
     config, codes = reference.config, torch.randint(reference.config.cardinality, (reference.config.codebooks, frames))
     seen = {}
@@ -378,7 +369,7 @@ def test_the_compiled_step_is_near_fp32s(
     assert torch.equal(seen["one"], seen["two"])
     errors = {kind: (logits - seen["fp32"]).norm() / seen["fp32"].norm() for kind, logits in seen.items()}
     assert errors["one"] < error
-    assert precision == "bf16" or errors["one"] < 1.3 * errors["no"]
+    assert errors["one"] < times * errors["no"]
 
 
 def test_a_shape_says_how_many_codebooks_and_how_wide_a_head(mono: Oracle) -> None:

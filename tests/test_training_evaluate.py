@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from studio.engine.bundle import Bundle
 from studio.engine.spectral_codec import SpectralCodec
 from studio.schemas import GenerationRequest
 from studio.training import card, evaluate, heeding, memory, prompts, structure, variety, words
@@ -27,6 +28,10 @@ from studio.training.takes import Musician, Musicians
 from tests.checkpoints import write_bundle
 
 RATE = SAMPLE_RATE
+BUNDLE = Path(__file__).parents[1] / "assets" / "musicgen-mini"
+
+
+FAINT = 1e-3  # -60 dB
 
 
 def tone(seconds: float = 4.0, amplitude: float = 0.2) -> Audio:
@@ -128,6 +133,8 @@ def test_a_last_chord_that_rings_alone_and_falls_away_is_an_end() -> None:
     held = struck([*np.arange(0, 6, 0.5), 6.0], 8.0)
     held[6 * RATE :] += chord(60, 64, 67)
     assert structure.ends(faded)
+    noise = np.random.default_rng(0).standard_normal(RATE // 8).astype(np.float32)
+    assert structure.ends(faded + FAINT * np.pad(noise, (len(faded) - RATE // 3, RATE // 3 - len(noise))))
     assert not structure.ends(held)
     assert not structure.ends(clicks(120))
 
@@ -303,3 +310,10 @@ def test_the_card_remembers_the_version_before(tmp_path: Path) -> None:
     assert card.before(path, "0.4") == earlier
     path.write_text(json.dumps({"version": "0.4", "before": earlier}))
     assert card.before(path, "0.4") == earlier  # measured again
+
+
+def test_words_that_evaluations_ask_with_are_kept_out_of_the_readers_training() -> None:
+    pieces = Bundle.read(BUNDLE).pieces
+    kept = set(prompts.kept_for_evaluation(pieces))
+    assert all(kept & set(pieces.ids(word)) for word in ("rapid", "speedy", "drummer", "rainy", *prompts.UNSEEN))
+    assert all(kept.isdisjoint(pieces.ids(word)) for word in ("slow", "hip-hop", "disco", "keyboard", "drums"))

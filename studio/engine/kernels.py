@@ -10,15 +10,17 @@ beside it.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from llvmlite import binding, ir
 from numba import njit, types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 LANES = 16  # outputs of a block, in one 512-bit register
@@ -39,6 +41,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Sums may be reordered and contracted, but what is not a number stays so; to divide by zero is no error.
 ARITHMETIC: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
+ORDERED = (
+    "nsz",
+)  # but not these, which would add up in another order among other rows: numba leaves flags that are there
 
 
 def part(function: Function) -> Function:
@@ -48,11 +53,19 @@ def part(function: Function) -> Function:
 
 
 def whole(function: Function) -> Function:
-    """Compiled, and kept for the next process where there is a folder for it; runs without the interpreter lock."""
+    """Compiled, and kept for the next process where there is a folder for it; runs without the interpreter lock.
+
+    Numba compiles anew when the file changes that has the function; the folder's name sees to it when this one does.
+    """
+    file, folder = Path(__file__), config.CACHE_DIR
+    kernels = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    config.CACHE_DIR = str(Path(folder or file.parent / "__pycache__") / f"kernels-{kernels}")
     try:
         compiled: Function = njit(nogil=True, cache=True, **ARITHMETIC)(function)
     except RuntimeError:  # numba found none
         compiled = njit(nogil=True, **ARITHMETIC)(function)
+    finally:
+        config.CACHE_DIR = folder
     return compiled
 
 
@@ -188,7 +201,7 @@ def _products(rows: int, unrolled: int, floats: bool) -> Any:
             for r in range(rows):
                 total, *others = sums[r::rows]
                 for other in others:
-                    total = b.fadd(total, other) if floats else b.add(total, other)
+                    total = b.fadd(total, other, flags=ORDERED) if floats else b.add(total, other)
                 b.store(total, _at(b, out, kind, 4 * LANES * r), align=4)
             return context.get_dummy_value()
 

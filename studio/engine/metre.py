@@ -1,4 +1,4 @@
-"""Musical time: a beat, a bar, and where in them each frame of codes stands. Knows no model and no prompt.
+"""Musical time: slow or fast, beats and bars, and where in them a frame of codes stands. Knows no model and no prompt.
 
 A small decoder that must find the beat in what it has written so far loses it; one that is told where in the bar it
 stands keeps it. So musicgen-mini reads a clock beside its codes, as it reads its position.

@@ -49,7 +49,7 @@ from studio.engine.kernels import (
     two_rows,
     whole,
 )
-from studio.engine.transformer import Context, DecoderConfig, Get, Layer, Transformer, sinusoids
+from studio.engine.transformer import Context, DecoderConfig, Get, Layer, Transformer
 
 Array = npt.NDArray[Any]
 
@@ -58,7 +58,8 @@ MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 but its sign
 HIGH = np.int32(-0x10000)  # the high half of them
 MIDDLE = 128  # how a byte of a key or a value stores 0
 LOW_MIDDLE = 7.5  # of its low half
-READ = {"int8": torch.uint8, "bf16": torch.float32}  # activations, by the precision of the weights
+GIVEN = {"int8": torch.uint8, "bf16": torch.float32}  # what projections read, by the precision of the weights
+BYTES = np.dtype(np.uint8)
 CLOSE = F(1 / 32)  # the share of attention from which on a position is read in full
 SPINS = 2000  # looks at a barrier before a thread lets others have its core
 
@@ -75,7 +76,7 @@ class Matrix(NamedTuple):
     """A projection of each layer [layers, out, in], in the order in which its weights are read."""
 
     weights: Array  # int8 [layers, out / LANES, in / GROUP, LANES, GROUP]; or PAIR for GROUP: uint16, bfloat16's bits
-    scale: Array  # float32 [layers, out]; of bfloat16 none, as of
+    scale: Array  # float32 [layers, out], of int8 only; and so is
     bias: Array  # int32 [layers, out], what 128 in every activation adds
 
 
@@ -210,10 +211,11 @@ def _gather(x: Any, rows: int, width: int, given: Any, scale: Any) -> None:
 
 @part
 def _give(x: Any, out: Any) -> Any:
-    """Numbers as a projection reads them, and their scale."""
-    if out.itemsize == 1:
+    """Numbers as a projection reads them; returns their scale."""
+    if out.dtype == BYTES:
         return _round(x, out)
-    out[: len(x)] = x
+    for i in range(len(x)):
+        out[i] = x[i]
     return F(1)
 
 
@@ -222,35 +224,30 @@ def _project(
     matrix: Any, layer: int, first: int, last: int, rows: int, given: Any, scale: Any, sums: Any, out: Any, add: bool
 ) -> None:
     """The blocks `first` to `last` of outputs, of what was given, to `out`; or added to it."""
-    weights = matrix.weights[layer]
-    groups, stride, result = weights.shape[1], given.shape[1] * given.itemsize, sums.ctypes.data
+    weights, scales, biases = matrix.weights[layer], matrix.scale[layer], matrix.bias[layer]
+    lines, stride, result = weights.shape[1], given.shape[1] * given.itemsize, sums.ctypes.data
     for block in range(first, last):
-        w, n, r = weights.ctypes.data + block * groups * LINE, block * LANES, 0
+        w, n, r = weights.ctypes.data + block * lines * LINE, block * LANES, 0
         while r < rows:
             x, done = given.ctypes.data + r * stride, 4 if r + 4 <= rows else 2
-            if weights.itemsize == 1:
+            if given.dtype == BYTES:
                 if done == 4:
-                    four_rows(w, x, stride, groups, result)
+                    four_rows(w, x, stride, lines, result)
                 else:
-                    two_rows(w, x, stride, groups, result)
-                for b in range(done):
-                    _scale_sums(sums[b * LANES :], matrix.bias[layer, n:], matrix.scale[layer, n:], scale[r + b])
+                    two_rows(w, x, stride, lines, result)
             elif done == 4:
-                four_float_rows(w, x, stride, groups, result)
+                four_float_rows(w, x, stride, lines, result)
             else:
-                two_float_rows(w, x, stride, groups, result)
+                two_float_rows(w, x, stride, lines, result)
             for b in range(done):
                 for lane in range(LANES):
-                    y = float_of_bits(sums[b * LANES + lane])
+                    total = sums[b * LANES + lane]
+                    if given.dtype == BYTES:
+                        y = F(np.int32(total - biases[n + lane])) * scales[n + lane] * scale[r + b]
+                    else:
+                        y = float_of_bits(total)
                     out[r + b, n + lane] = out[r + b, n + lane] + y if add else y
             r += done
-
-
-@part
-def _scale_sums(sums: Any, bias: Any, scales: Any, scale: Any) -> None:
-    """Of products of bytes, to the bits of float32."""
-    for lane in range(LANES):
-        sums[lane] = bits_of_float(F(np.int32(sums[lane] - bias[lane])) * scales[lane] * scale)
 
 
 @part
@@ -479,7 +476,7 @@ class NativeCells(KeysValues):
     def fill(self, row: int, keys_values: Tensor) -> None:
         positions = keys_values.shape[1]
         blocks, groups = -(-positions // LANES), -(-positions // LANES) * LANES // GROUP
-        keys, values = keys_values.float().permute(2, 0, 3, 1, 4)  # [layers, heads, P, HEAD] each
+        keys, values = keys_values.permute(2, 0, 3, 1, 4)  # [layers, heads, P, HEAD] each, float32
         keys, key_scale = _in_halves(keys)
         values, value_scale = _in_halves(values)
         for name, bytes_ in (("keys", keys >> 4), ("low_keys", keys & 15)):
@@ -502,15 +499,15 @@ class NativeCells(KeysValues):
 
 
 class NativeTransformer(Transformer):
-    """A `Transformer` whose layers are int8 or bf16; all that is not a weight is float32."""
+    """A `Transformer` whose layers are int8 or bf16; what enters them is float32."""
+
+    ENTERS = torch.float32
 
     def __init__(
         self, config: DecoderConfig, lm: Mapping[str, Tensor], precision: str, positions: int, rows: int
     ) -> None:
         """`lm` has audiocraft's names; `positions` is the length of the longest sequence, `rows` of a step at most."""
         super().__init__(config, lm, torch.device("cpu"), precision, positions)
-        self.embedding = self.embedding.float()
-        self.positions = sinusoids(positions, config.dim, config.max_period)
         threads, c = min(torch.get_num_threads(), config.heads), config
         widest, heads = max(3 * c.dim, c.ffn), c.codebooks * c.cardinality
         longest = rounded(max(positions, PROMPT_MAX))
@@ -520,7 +517,7 @@ class NativeTransformer(Transformer):
 
         self._room = Room(
             x=room(rows, c.dim), wide=room(rows, widest), mixed=room(rows, c.dim), logits=room(rows, heads),
-            normed=room(threads, c.dim), given=room(threads, rows, max(c.dim, c.ffn), dtype=READ[precision]),
+            normed=room(threads, c.dim), given=room(threads, rows, max(c.dim, c.ffn), dtype=GIVEN[precision]),
             scale=room(threads, rows), sums=room(threads, 4 * HEAD, dtype=torch.int32),
             scores=room(threads, longest), weights=room(threads, longest), value_scale=room(threads, longest),
             close=room(threads, longest // LANES, dtype=torch.int32), added=room(threads, LANES),
@@ -531,7 +528,10 @@ class NativeTransformer(Transformer):
         self._others = ThreadPoolExecutor(threads - 1, "decode") if threads > 1 else None
 
     def _build(self, get: Get, precision: str) -> None:
-        c, matrix = self.config, _matrix if precision == "int8" else _brief_matrix
+        c = self.config
+
+        def matrix(weights: Sequence[Tensor]) -> Matrix:
+            return _matrix(weights, precision)
 
         def of_layers(name: str, weight: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Matrix:
             return matrix([weight(get(f"transformer.layers.{at}.{name}")) for at in range(c.layers)])
@@ -604,35 +604,21 @@ class NativeTransformer(Transformer):
             other.result()
 
 
-def _matrix(weights: Sequence[Tensor]) -> Matrix:
-    """Projections [out, in] of the layers in bytes, each output with a scale."""
-    rounded = [_in_bytes(weight.float()) for weight in weights]
-    rows = [bytes_ for bytes_, _ in rounded]
-    scale = [each for _, each in rounded]
-    bias = [128 * bytes_.sum(-1, dtype=torch.int32) for bytes_ in rows]
-    return Matrix(
-        _in_reading_order(rows, GROUP, torch.int8), _stacked(scale, torch.float32), _stacked(bias, torch.int32)
-    )
-
-
-def _brief_matrix(weights: Sequence[Tensor]) -> Matrix:
-    """The same in bfloat16."""
-    bits = [weight.to(torch.bfloat16).view(torch.uint16) for weight in weights]
-    return Matrix(_in_reading_order(bits, PAIR, torch.uint16), _stacked([], torch.float32), _stacked([], torch.int32))
-
-
-def _in_reading_order(weights: Sequence[Tensor], together: int, dtype: torch.dtype) -> Array:
-    """Weights [out, in] of the layers as [layers, out / LANES, in / together, LANES, together], on a line of memory."""
-    out, into = weights[0].shape if weights else (0, 0)
-    ordered = torch.empty(len(weights), out // LANES, into // together, LANES, together, dtype=dtype)
+def _matrix(weights: Sequence[Tensor], precision: str) -> Matrix:
+    """Projections [out, in] of the layers in reading order; in bytes, each output has a scale."""
+    layers, (out, into) = len(weights), weights[0].shape if weights else (0, 0)
+    together, dtype = (GROUP, torch.int8) if precision == "int8" else (PAIR, torch.uint16)
+    ordered = torch.empty(layers, out // LANES, into // together, LANES, together, dtype=dtype)
+    assert ordered.data_ptr() % LINE == 0, "torch begins tensors on a line of memory"
+    scale, bias = torch.zeros(layers, out), torch.zeros(layers, out, dtype=torch.int32)
     for at, weight in enumerate(weights):
-        ordered[at] = weight.view(out // LANES, LANES, into // together, together).transpose(1, 2)
-    return ordered.numpy()
-
-
-def _stacked(of_layers: Sequence[Tensor], dtype: torch.dtype) -> Array:
-    """[layers, N]."""
-    return (torch.stack(list(of_layers)) if of_layers else torch.empty(0, 0, dtype=dtype)).numpy()
+        if precision == "int8":
+            numbers, scale[at] = _in_bytes(weight.float())
+            bias[at] = 128 * numbers.sum(-1)
+        else:
+            numbers = weight.to(torch.bfloat16).view(torch.uint16)
+        ordered[at] = numbers.view(out // LANES, LANES, into // together, together).transpose(1, 2)
+    return Matrix(ordered.numpy(), scale.numpy(), bias.numpy())
 
 
 def _unpacked(matrix: Matrix, at: int) -> Tensor:

@@ -212,19 +212,19 @@ def drawn_metre(prompt: str, scores: Mapping[str, Tensor], seed: int) -> Metre:
     if named and int(named[1]):
         beat = beat_frames(float(named[1]))
     else:
-        of_tempo = _beats_of(TEMPI[_drawn(tempi(scores["beat"]), generator)])
-        beat = BEATS[of_tempo[_drawn(scores["beat"][:, of_tempo], generator)]]
+        places = _places(TEMPI[_drawn(tempo_scores(scores["beat"]), generator)])
+        beat = BEATS[places[_drawn(scores["beat"][:, places], generator)]]
     said = NAMED_METRE.search(prompt)
     return Metre(beat, said[1] if said else list(SIGNATURES)[_drawn(scores["metre"], generator)])
 
 
-def tempi(beats: Tensor) -> Tensor:
+def tempo_scores(beats: Tensor) -> Tensor:
     """A score for each of TEMPI [B, 3], of scores of beats [B, BEATS]."""
-    return torch.stack([beats[:, _beats_of(tempo)].logsumexp(-1) for tempo in TEMPI], dim=-1)
+    return torch.stack([beats[:, _places(tempo)].logsumexp(-1) for tempo in TEMPI], dim=-1)
 
 
-def _beats_of(tempo: str) -> list[int]:
-    """Which of BEATS."""
+def _places(tempo: str) -> list[int]:
+    """Where in BEATS the beats of a tempo stand."""
     return [at for at, beat in enumerate(BEATS) if tempo_class(60 / FRAME_S / beat) == tempo]
 
 

@@ -185,6 +185,8 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """The weights of a decoder, fused: one table for all codebooks, one projection for q, k and v, one head."""
 
+    ENTERS: torch.dtype | None = None  # of embeddings and positions; absent, what projections compute in
+
     embedding: Tensor  # [K * (card + 1), dim]
     offsets: Tensor  # [K], where each codebook begins in it
     positions: Tensor  # [positions, dim]
@@ -200,11 +202,12 @@ class Transformer(nn.Module):
 
         self.config = config
         self.dtype = activations(precision, device)
-        embedding = torch.cat([get(f"emb.{k}.weight").to(self.dtype) for k in range(config.codebooks)])
+        enters = self.ENTERS or self.dtype
+        embedding = torch.cat([get(f"emb.{k}.weight").to(enters) for k in range(config.codebooks)])
         self.register_buffer("embedding", embedding, persistent=False)
         offsets = torch.arange(config.codebooks, device=device) * (config.cardinality + 1)
         self.register_buffer("offsets", offsets, persistent=False)
-        table = sinusoids(positions, config.dim, config.max_period).to(device, self.dtype)
+        table = sinusoids(positions, config.dim, config.max_period).to(device, enters)
         self.register_buffer("positions", table, persistent=False)
         self.prompt: Projection | None = _prompt_projection(config, get, precision) if config.cross_attention else None
         self._build(get, precision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+from studio.engine.reader import WordPieces
 from studio.training import words
 from studio.training.captions import EVALUATION_FIRST_SEED, Phrases
 from studio.training.compose import describe
@@ -47,13 +48,12 @@ UNSEEN = {
 }
 
 
-def kept_for_evaluation() -> set[str]:
-    """Words that evaluations ask with and no caption has."""
-    tables = (words.GENRES, words.MOODS, words.TEMPOS, words.INSTRUMENTS)
-    ways = [each for table in tables for each in table.values()]
-    said = {word for each in ways for way in each.training for word in way.lower().split()}
-    asked = {word for each in ways for way in each.held_out for word in way.lower().split()}
-    return (asked | {word for way in UNSEEN for word in way.split()}) - said
+def kept_for_evaluation(pieces: WordPieces) -> list[int]:
+    """Word pieces of which evaluations ask for things and captions do not say any."""
+    asked = {*UNSEEN, *SOLI, *words.HELD_OUT_USES, *(way for each in words.all_ways() for way in each.held_out)}
+    said = {*words.others(), *(way for each in words.all_ways() for way in each.training)}
+    of_asked, of_said = ({piece for way in ways for piece in pieces.ids(way)} for ways in (asked, said))
+    return sorted(of_asked - of_said)
 
 
 def solo_prompts(n: int) -> list[str]:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from studio.engine.metre import TEMPI
-from studio.engine.reader import SEVERAL, Reader, WordPieces, tempi
+from studio.engine.reader import SEVERAL, Reader, WordPieces, tempo_scores
 from studio.training.attributes import ATTRIBUTES, truth
 from studio.training.captions import caption, evaluation_prompts
 from studio.training.compose import Description, describe
@@ -99,10 +99,11 @@ def understood(reader: Reader, pieces: WordPieces, prompts: int = 400) -> dict[s
     """How often the reader expects most what an evaluation prompt asks for, by attribute."""
     asked = evaluation_prompts(prompts)
     _, scores = reader(*pieces.embed([prompt for prompt, _ in asked]))
+    tempo = tempo_scores(scores["beat"]).argmax(1)
     right: dict[str, list[bool]] = {}
     for row, (_, expectation) in enumerate(asked):
         found = {name: values[int(scores[name][row].argmax())] for name, values in reader.attributes.items()}
-        found["tempo"] = list(TEMPI)[int(tempi(scores["beat"])[row].argmax())]
+        found["tempo"] = TEMPI[int(tempo[row])]
         drums = None if expectation.drums is None else ("drums" if expectation.drums else "none")
         wanted = {"genre": expectation.genre, "lead": expectation.lead, "drums": drums, "tempo": expectation.tempo}
         for name, value in wanted.items():
@@ -159,7 +160,7 @@ def _neighbours(pieces: WordPieces) -> Tensor:
     """The rows of the table that mean nearly what each row means [V, NEIGHBOURS], but those kept for evaluation."""
     unit = F.normalize(pieces.table, dim=1)
     kept = torch.zeros(len(unit))
-    kept[sorted({piece for words in kept_for_evaluation() for piece in pieces.ids(words)})] = torch.inf
+    kept[kept_for_evaluation(pieces)] = torch.inf
     return torch.cat([(rows @ unit.T - kept).topk(1 + NEIGHBOURS).indices[:, 1:] for rows in torch.split(unit, 1024)])
 
 

@@ -39,7 +39,7 @@ BANDS = 24  # of the spectrum of a block
 LAST_CHORD_S = 1.0  # s, at least, without another onset
 RELEASED_S = 0.25  # s at the end when all keys are up
 FALL_DB = 6.0
-ONSET_S, AUDIBLE_DB = 0.1, 30.0  # how long an onset is looked at, and how far under the clip's level it is still heard
+ONSET_S, AUDIBLE_DB = 0.1, 30.0  # from an onset on, and how far below the clip's level the music there is still heard
 LOST = 1 / 3  # of the onsets
 
 
@@ -131,17 +131,12 @@ def shuffled(clip: Audio, seed: int = 0) -> Audio:
 
 
 def ends(clip: Audio) -> bool:
-    """Whether a last chord rings, alone, and falls away."""
-    last = max((onset for onset in onset_peaks(clip) if _heard(clip, onset)), default=0.0)
-    chord = clip[round(last * SAMPLE_RATE) :][: round(LAST_CHORD_S * SAMPLE_RATE / 2)]
+    """Whether a last chord rings, alone, and falls away; where all has fallen silent, a codec's noise is no onset."""
+    audible = _db(clip) - AUDIBLE_DB
+    last = max((onset for onset in onset_peaks(clip) if _db(_from(clip, onset, ONSET_S)) > audible), default=0.0)
+    chord = _from(clip, last, LAST_CHORD_S / 2)
     released = clip[-round(RELEASED_S * SAMPLE_RATE) :]
     return len(clip) / SAMPLE_RATE - last >= LAST_CHORD_S and _db(chord) - _db(released) >= FALL_DB
-
-
-def _heard(clip: Audio, onset: float) -> bool:
-    """Whether what begins there is more than a codec's noise."""
-    begins = clip[round(onset * SAMPLE_RATE) :][: round(ONSET_S * SAMPLE_RATE)]
-    return _db(begins) > _db(clip) - AUDIBLE_DB
 
 
 def collapsed(clip: Audio) -> bool:
@@ -152,6 +147,10 @@ def collapsed(clip: Audio) -> bool:
         or flatness(last) > max(0.2, 2 * flatness(first))
         or onsets(last) < LOST * onsets(first)
     )
+
+
+def _from(clip: Audio, begin: float, seconds: float) -> Audio:
+    return clip[round(begin * SAMPLE_RATE) :][: round(seconds * SAMPLE_RATE)]
 
 
 def _db(clip: Audio) -> float:

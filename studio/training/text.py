@@ -28,12 +28,12 @@ from studio.training import thesaurus, words
 TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 CLS, SEP = 101, 102  # the teacher's ids
 RAW_SHARE = 0.5  # of the raw embedding beside the contextual one; 0 forgets spelling, 1 blurs meaning
-THESAURUS_SHARE = 1.0  # of the thesaurus
 THESAURUS_DIM = 128
 THESAURUS_ROWS = 4000  # words of their own that are nearest to what captions say
 UNKNOWN = "[UNK]"
 
-# Words for music that the teacher's vocabulary lacks. Each gets one row; what is missing here is spelled in pieces.
+# Words for music that the teacher's vocabulary lacks. Each gets one row; what is missing here and in the
+# thesaurus is spelled in pieces.
 MUSIC_WORDS = """
     gloomy spooky melancholic mournful sorrowful wistful bittersweet eerie sinister ominous menacing haunting
     dreary bleak festive joyful cheery jolly merry upbeat uplifting euphoric ecstatic jubilant bouncy bubbly
@@ -105,7 +105,7 @@ def distil(teacher: Path, synonyms: Path, dim: int, device: str = "cpu") -> Word
     shares = (
         _directions(contextual, whole),
         RAW_SHARE * _directions(raw, whole),
-        THESAURUS_SHARE * _directions(known, named) * named[:, None],
+        _directions(known, named) * named[:, None],
     )
     table = _principal(torch.cat(shares, dim=1), whole, dim)
     table[list(units).index(UNKNOWN)] = 0.0  # says nothing
@@ -134,11 +134,12 @@ def _near_captions(rows: Mapping[str, int], meanings: Tensor, tokenizer: Tokeniz
     return sorted(spelled, key=lambda word: -float(near[rows[word]]))[:THESAURUS_ROWS]
 
 
-def _units(tokenizer: Tokenizer, whole: Sequence[str]) -> dict[str, list[int]]:
-    """Every row of the table, with the word pieces that the teacher reads for it; of `whole` words there is one."""
+def _units(tokenizer: Tokenizer, own: Sequence[str]) -> dict[str, list[int]]:
+    """Every row of the table, with the word pieces that the teacher reads for it: one for each piece, and for each word
+    that gets its own."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     units = {word: [index] for word, index in vocabulary if word == UNKNOWN or _writable(word)}
-    for word in whole:
+    for word in own:
         if word not in units:
             units[word] = tokenizer.encode(word, add_special_tokens=False).ids
     return units
@@ -170,10 +171,10 @@ def _read(teacher: Path, units: dict[str, list[int]], music: list[int], device: 
     return raw.float().cpu(), contextual.float().cpu()
 
 
-def _directions(vectors: Tensor, whole: Tensor) -> Tensor:
-    """Unit vectors about the mean of the whole words [V, D]."""
+def _directions(vectors: Tensor, among: Tensor) -> Tensor:
+    """Unit vectors about the mean of those rows [V, D]."""
     unit = F.normalize(vectors, dim=1)
-    return F.normalize(unit - unit[whole].mean(0), dim=1)
+    return F.normalize(unit - unit[among].mean(0), dim=1)
 
 
 def _principal(features: Tensor, whole: Tensor, dim: int) -> Tensor:

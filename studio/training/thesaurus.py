@@ -31,19 +31,20 @@ def read(path: Path) -> Entries:
     """The entries of a file like Moby's."""
     entries: Entries = {}
     for line in path.read_text("utf-8").splitlines():
-        words = [word.strip().lower() for word in line.split(",")]
-        entries.setdefault(words[0], set()).update(words)
+        words = [word.strip().lower() for word in line.split(",") if word.strip()]
+        if words:
+            entries.setdefault(words[0], set()).update(words)
     return entries
 
 
 def meanings(entries: Entries, dim: int) -> tuple[dict[str, int], Tensor]:
     """A row for each word of a thesaurus, and the words' unit vectors [words, dim]; the same every time."""
     words = {word: row for row, word in enumerate(sorted(set().union(*entries.values())))}
-    cells = [(words[word], column) for column, entry in enumerate(entries.values()) for word in entry]
-    information = np.log(len(words) / np.array([len(entry) for entry in entries.values()]))
-    rows, columns = np.array(cells).T
+    sizes = np.array([len(entry) for entry in entries.values()])
+    rows = np.fromiter((words[word] for entry in entries.values() for word in sorted(entry)), np.int64, sizes.sum())
+    columns, information = np.repeat(np.arange(len(entries)), sizes), np.log(len(words) / sizes)
     matrix = sparse.csr_matrix((information[columns], (rows, columns)), (len(words), len(entries)))
     lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1)).ravel())
-    left, sizes, _ = svds(sparse.diags(1 / lengths) @ matrix, dim, v0=np.ones(min(matrix.shape)))
-    vectors: npt.NDArray[np.float32] = (left * sizes).astype(np.float32)
+    left, singular, _ = svds(sparse.diags(1 / lengths) @ matrix, dim, v0=np.ones(min(matrix.shape)))
+    vectors: npt.NDArray[np.float32] = (left * singular).astype(np.float32)
     return words, F.normalize(torch.from_numpy(vectors), dim=1)

@@ -5,6 +5,7 @@ Each line of a table is `thing: training words | held-out words`, continued on i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -320,3 +321,18 @@ REQUESTS = (
 
 def instrument(name: str) -> Words:
     return INSTRUMENTS.get(name, Words((name,), ()))
+
+
+def all_ways() -> Iterator[Words]:
+    """Of all things that have held-out words."""
+    for table in (GENRES, MOODS, TEMPOS, INSTRUMENTS, METRES):
+        yield from table.values()
+    yield from (DRUMS, NO_DRUMS)
+
+
+def others() -> Iterator[str]:
+    """What captions say beside these."""
+    for ways in (*FAMILIES.values(), SOLO, ORCHESTRAL, ACOUSTIC, ELECTRONIC, DUOS, DRUMS_ONLY, REQUESTS):
+        yield from ways
+    yield from ENERGY.values()
+    yield from (use for use, _ in USES)
