@@ -122,8 +122,8 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
 - **Music.** {pieces} pieces of 30 s ({hours} hours), each composed by `compose` (genres, keys, tempi, moods, song
   form, human timing) and rendered through MuseScore's General MIDI soundfont (MIT). No recording by anybody is in it.
 - **Captions.** Written by `captions` from what is true of the piece; fresh ones at every step.
-- **Words.** The table is distilled from all-MiniLM-L6-v2 (Apache-2.0) and Moby's thesaurus (public domain): principal
-  components of what the model makes of "<word> music", of its raw embeddings, and of who shares synonyms with whom.
+- **Words.** The table is distilled from all-MiniLM-L6-v2 (Apache-2.0): principal components of what the model makes of
+  "<word> music" and of its raw embeddings.
 - **Reader.** A transformer of two layers that learned from captions alone which attributes they let expect: genre,
   mood, energy, number of players, lead, drums or none, instruments, key, tempo, metre. Every step of the language model
   is told what it expects of the prompt; its cross-attention reads the prompt's words as the reader sees them.
@@ -146,8 +146,7 @@ and as often a word that no caption has moves the music as its neighbour in mean
 when training ended. How to make a better one is in `studio/training/mini.toml`.
 
 ## Licence
-The weights are CC0 1.0: do what you like. The table of word meanings derives from all-MiniLM-L6-v2 (Apache-2.0) and
-Moby's thesaurus (public domain).
+The weights are CC0 1.0: do what you like. The table of word meanings derives from all-MiniLM-L6-v2 (Apache-2.0).
 
 ## Measured
 `python -m studio train evaluate` writes what follows.

@@ -1,10 +1,10 @@
-"""What the words of a prompt mean: a table of vectors distilled from a sentence model and a thesaurus.
+"""What the words of a prompt mean: a table of vectors distilled from a sentence model, and if wanted a thesaurus.
 
 all-MiniLM-L6-v2 (Apache-2.0) comes whole in a package from PyPI and is read at training time only. Its raw word-piece
 embeddings know spelling and topic; what a word says about music shows when the model reads "[CLS] word music [SEP]"
-and its output is averaged. The thesaurus knows words that the sentence model spells in pieces ("leisurely" = leisure +
-##ly) as well as any. A table row is the principal components of all three. Words that people use for music, and those
-that the thesaurus has near to what captions say of moods and tempi, become rows of their own.
+and its output is averaged. A thesaurus knows words that the sentence model spells in pieces ("leisurely" = leisure +
+##ly) as well as any. A table row is the principal components of these. Words that people use for music, and those that
+the thesaurus has near to what captions say of moods and tempi, become rows of their own.
 """
 
 from __future__ import annotations
@@ -81,12 +81,13 @@ MUSIC_WORDS = """
 """
 
 
-def distil(teacher: Path, synonyms: Path, dim: int, device: str = "cpu") -> WordPieces:
+def distil(teacher: Path, synonyms: Path, dim: int, share: float = 0.0, device: str = "cpu") -> WordPieces:
     """The tokenizer without what prompts cannot use, and a table [V, dim] of unit variance.
 
     Args:
         teacher: folder with all-MiniLM-L6-v2's `model.safetensors`, `config.json` and `tokenizer.json`.
-        synonyms: Moby's thesaurus.
+        synonyms: Moby's thesaurus,
+        share: and how much of a row it says.
 
     Raises:
         CheckpointError: this is not the model that the table is distilled from.
@@ -96,7 +97,8 @@ def distil(teacher: Path, synonyms: Path, dim: int, device: str = "cpu") -> Word
     tokenizer.no_padding()
     tokenizer.no_truncation()
     rows, meanings = thesaurus.meanings(thesaurus.read(synonyms), THESAURUS_DIM)
-    units = _units(tokenizer, [*MUSIC_WORDS.split(), *_near_captions(rows, meanings, tokenizer)])
+    near = _near_captions(rows, meanings, tokenizer) if share else []
+    units = _units(tokenizer, [*MUSIC_WORDS.split(), *near])
     raw, contextual = _read(teacher, units, units["music"], device)
     whole = torch.tensor([not word.startswith("##") for word in units])
     named = torch.tensor([word in rows for word in units])
@@ -105,7 +107,7 @@ def distil(teacher: Path, synonyms: Path, dim: int, device: str = "cpu") -> Word
     shares = (
         _directions(contextual, whole),
         RAW_SHARE * _directions(raw, whole),
-        _directions(known, named) * named[:, None],
+        share * _directions(known, named) * named[:, None],
     )
     table = _principal(torch.cat(shares, dim=1), whole, dim)
     table[list(units).index(UNKNOWN)] = 0.0  # says nothing
