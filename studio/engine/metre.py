@@ -1,4 +1,4 @@
-"""Musical time: slow or fast, beats and bars, and where in them a frame of codes stands. Knows no model and no prompt.
+"""Musical time: a beat, a bar, and where in them each frame of codes stands. Knows no model and no prompt.
 
 A small decoder that must find the beat in what it has written so far loses it; one that is told where in the bar it
 stands keeps it. So musicgen-mini reads a clock beside its codes, as it reads its position.
@@ -16,8 +16,6 @@ FRAME_S = 0.02  # of the codec
 BEATS = tuple(range(14, 62, 2))  # frames that a beat may have: 214 to 50 a minute; even, for eighths
 # Beats in a bar, of 6/8 dotted quarters; a clock's columns are in this order.
 SIGNATURES: dict[str, float] = {"4/4": 4, "3/4": 3, "6/8": 2, "5/4": 5, "7/8": 3.5}
-SLOW_BELOW_BPM, FAST_FROM_BPM = 84, 122
-TEMPI = ("slow", "medium", "fast")
 
 BEAT_WAVES, BAR_WAVES, PHRASE_WAVES = 8, 6, 3  # sinusoids: down to a 16th of a beat, a 12th of a bar, a bar
 PHRASE_BARS = 4
@@ -75,10 +73,3 @@ class Metre:
 def beat_frames(bpm: float) -> int:
     """Frames in a beat of the nearest tempo that there is."""
     return min(BEATS, key=lambda beat: abs(beat - 60 / FRAME_S / bpm))
-
-
-def tempo_class(bpm: float) -> str:
-    """One of TEMPI."""
-    if bpm < SLOW_BELOW_BPM:
-        return "slow"
-    return "fast" if bpm >= FAST_FROM_BPM else "medium"

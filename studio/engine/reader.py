@@ -19,7 +19,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from studio.engine.metre import BEATS, CLOCK, FRAME_S, SIGNATURES, TEMPI, Metre, beat_frames, tempo_class
+from studio.engine.metre import BEATS, CLOCK, SIGNATURES, Metre, beat_frames
 from studio.engine.model import Conditions
 
 WORD_PIECES_MAX = 64  # a prompt is cut there
@@ -203,29 +203,12 @@ class PromptEncoder:
 
 
 def drawn_metre(prompt: str, scores: Mapping[str, Tensor], seed: int) -> Metre:
-    """The tempo that the prompt names, or one that its scores [1, values] let expect; the signature likewise.
-
-    A beat is drawn as slow, medium or fast first: there are many slow ones, of which none is likely.
-    """
+    """The tempo that the prompt names, or one that its scores [1, values] let expect; the signature likewise."""
     generator = torch.Generator().manual_seed(seed)
     named = NAMED_TEMPO.search(prompt)
-    if named and int(named[1]):
-        beat = beat_frames(float(named[1]))
-    else:
-        places = _places(TEMPI[_drawn(tempo_scores(scores["beat"]), generator)])
-        beat = BEATS[places[_drawn(scores["beat"][:, places], generator)]]
+    beat = beat_frames(float(named[1])) if named and int(named[1]) else BEATS[_drawn(scores["beat"], generator)]
     said = NAMED_METRE.search(prompt)
     return Metre(beat, said[1] if said else list(SIGNATURES)[_drawn(scores["metre"], generator)])
-
-
-def tempo_scores(beats: Tensor) -> Tensor:
-    """A score for each of TEMPI [B, 3], of scores of beats [B, BEATS]."""
-    return torch.stack([beats[:, _places(tempo)].logsumexp(-1) for tempo in TEMPI], dim=-1)
-
-
-def _places(tempo: str) -> list[int]:
-    """Where in BEATS the beats of a tempo stand."""
-    return [at for at, beat in enumerate(BEATS) if tempo_class(60 / FRAME_S / beat) == tempo]
 
 
 def _drawn(scores: Tensor, generator: torch.Generator) -> int:

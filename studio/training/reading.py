@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from studio.engine.metre import TEMPI
-from studio.engine.reader import SEVERAL, Reader, WordPieces, tempo_scores
+from studio.engine.metre import BEATS, FRAME_S
+from studio.engine.reader import SEVERAL, Reader, WordPieces
 from studio.training.attributes import ATTRIBUTES, truth
 from studio.training.captions import caption, evaluation_prompts
-from studio.training.compose import Description, describe
+from studio.training.compose import Description, describe, tempo_class
 from studio.training.prompts import kept_for_evaluation
+from studio.training.words import TEMPOS
 
 log = logging.getLogger(__name__)
 
@@ -99,17 +100,24 @@ def understood(reader: Reader, pieces: WordPieces, prompts: int = 400) -> dict[s
     """How often the reader expects most what an evaluation prompt asks for, by attribute."""
     asked = evaluation_prompts(prompts)
     _, scores = reader(*pieces.embed([prompt for prompt, _ in asked]))
-    tempo = tempo_scores(scores["beat"]).argmax(1)
+    tempo = _tempo_scores(scores["beat"]).argmax(1)
     right: dict[str, list[bool]] = {}
     for row, (_, expectation) in enumerate(asked):
         found = {name: values[int(scores[name][row].argmax())] for name, values in reader.attributes.items()}
-        found["tempo"] = TEMPI[int(tempo[row])]
+        found["tempo"] = list(TEMPOS)[int(tempo[row])]
         drums = None if expectation.drums is None else ("drums" if expectation.drums else "none")
         wanted = {"genre": expectation.genre, "lead": expectation.lead, "drums": drums, "tempo": expectation.tempo}
         for name, value in wanted.items():
             if value is not None:
                 right.setdefault(name, []).append(found[name] == value)
     return {name: round(sum(each) / len(each), 3) for name, each in right.items()}
+
+
+def _tempo_scores(beats: Tensor) -> Tensor:
+    """A score for each of TEMPOS [B, 3], of scores of beats [B, BEATS]; of the many slow ones none is likely by itself."""
+    tempi = [tempo_class(60 / FRAME_S / beat) for beat in BEATS]
+    places = [[at for at, each in enumerate(tempi) if each == tempo] for tempo in TEMPOS]
+    return torch.stack([beats[:, each].logsumexp(-1) for each in places], dim=-1)
 
 
 def save(reader: Reader, path: Path) -> None:

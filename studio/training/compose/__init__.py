@@ -15,10 +15,10 @@ from studio.engine.metre import FRAME_S
 from studio.training.compose.form import Bar, lay_out
 from studio.training.compose.instruments import INSTRUMENTS, KITS
 from studio.training.compose.parts import Event, bass, comp, counter, drums, lead, pad
-from studio.training.compose.piece import Description, Note, Piece, Track
+from studio.training.compose.piece import Description, Note, Piece, Track, tempo_class
 from studio.training.compose.plan import Plan, energy_name, make_plan
 
-__all__ = ["INSTRUMENTS", "KITS", "Description", "Note", "Piece", "Track", "compose", "describe"]
+__all__ = ["INSTRUMENTS", "KITS", "Description", "Note", "Piece", "Track", "compose", "describe", "tempo_class"]
 
 PIECE_S = 30.0
 RELEASE_S = 0.25  # before the end of the piece all keys are up

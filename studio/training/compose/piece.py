@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from studio.engine.metre import Metre, beat_frames, tempo_class
+from studio.engine.metre import Metre, beat_frames
+
+SLOW_BELOW_BPM = 84
+FAST_FROM_BPM = 122
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,10 @@ class Piece:
     seconds: float
     description: Description
     tracks: tuple[Track, ...]
+
+
+def tempo_class(bpm: float) -> str:
+    """slow, medium or fast."""
+    if bpm < SLOW_BELOW_BPM:
+        return "slow"
+    return "fast" if bpm >= FAST_FROM_BPM else "medium"
