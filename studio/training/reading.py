@@ -114,7 +114,7 @@ def understood(reader: Reader, pieces: WordPieces, prompts: int = 400) -> dict[s
 
 
 def _tempo_scores(beats: Tensor) -> Tensor:
-    """A score for each of TEMPOS [B, 3], of scores of beats [B, BEATS]; of the many slow ones none is likely by itself."""
+    """A score for each of TEMPOS [B, 3], of scores of beats [B, BEATS]; of many slow ones none is likely by itself."""
     tempi = [tempo_class(60 / FRAME_S / beat) for beat in BEATS]
     places = [[at for at, each in enumerate(tempi) if each == tempo] for tempo in TEMPOS]
     return torch.stack([beats[:, each].logsumexp(-1) for each in places], dim=-1)
