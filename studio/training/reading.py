@@ -48,7 +48,7 @@ class ReaderTraining:
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     mixed_share: float = 0.4  # of the descriptions are mixed from two
-    near_share: float = 0.2  # of the word pieces are replaced by others of like meaning,
+    near_share: float = 0.15  # of the word pieces are replaced by others of like meaning,
     any_share: float = 0.04  # by anything
     several_weight: float = 10.0  # of the attributes with several values beside the others
     seed: int = 0
