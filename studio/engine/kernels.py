@@ -170,18 +170,22 @@ def _ask(b: Any, address: Any) -> None:
 
 
 def _products(rows: int, unrolled: int, floats: bool) -> Any:
-    """block(weights, x, stride, lines, out): out[r, lane] = the sum of x[r, k] · weights[k, lane].
+    """block(weights, x, stride, lines, scales, biases, own_scales, out, width, add): LANES outputs of a projection.
 
-    weights: `lines` registers, one after the other in memory, int8 [LANES, GROUP] or bfloat16 [LANES, PAIR]; x: rows of
-    as many uint8 or float32, `stride` bytes apart; out: int32 or float32 [rows, LANES]. `lines` is a multiple of
-    `unrolled`.
+    out[r, lane] = the sum of x[r, k] · weights[k, lane], or is added to where `add` says so. Of int8 the sum is less
+    biases[lane], and times scales[lane] and own_scales[r]. weights: `lines` registers, one after the other in memory,
+    int8 [LANES, GROUP] or bfloat16 [LANES, PAIR]; x: rows of as many uint8 or float32, `stride` bytes apart; out:
+    float32 rows, `width` bytes apart. `lines` is a multiple of `unrolled`.
     """
     kind, read = (_FLOATS, 4 * PAIR) if floats else (_INTS, GROUP)  # bytes of a row that a line is multiplied with
 
     @instructions
-    def block(_context: Any, weights: Any, x: Any, stride: Any, lines: Any, out: Any) -> Any:
+    def block(
+        _context: Any, weights: Any, x: Any, stride: Any, lines: Any, scales: Any, biases: Any, own_scales: Any,
+        out: Any, width: Any, add: Any,
+    ) -> Any:  # fmt: skip
         def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
-            weights, x, stride, lines, out = args
+            weights, x, stride, lines, scales, biases, own_scales, out, width, add = args
             add_product = _add_product(b, floats)
 
             def body(line: Any, sums: list[Any]) -> list[Any]:
@@ -202,10 +206,16 @@ def _products(rows: int, unrolled: int, floats: bool) -> Any:
                 total, *others = sums[r::rows]
                 for other in others:
                     total = b.fadd(total, other, flags=ORDERED) if floats else b.add(total, other)
-                b.store(total, _at(b, out, kind, 4 * LANES * r), align=4)
+                if not floats:
+                    whole = b.sitofp(b.sub(total, b.load(_at(b, biases, _INTS), align=4)), _FLOATS)
+                    own = _each(b, b.load(_at(b, own_scales, _FLOAT, 4 * r), align=4))
+                    total = b.fmul(b.fmul(whole, b.load(_at(b, scales, _FLOATS), align=4)), own)
+                place = _at(b, b.add(out, b.mul(width, ir.Constant(_LONG, r))), _FLOATS)
+                added = b.fadd(b.load(place, align=4), total)
+                b.store(b.select(add, added, total), place, align=4)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 5), generate
+        return types.void(*[types.int64] * 9, types.boolean), generate
 
     return block
 

@@ -221,33 +221,27 @@ def _give(x: Any, out: Any) -> Any:
 
 @part
 def _project(
-    matrix: Any, layer: int, first: int, last: int, rows: int, given: Any, scale: Any, sums: Any, out: Any, add: bool
+    matrix: Any, layer: int, first: int, last: int, rows: int, given: Any, scale: Any, out: Any, add: bool
 ) -> None:
     """The blocks `first` to `last` of outputs, of what was given, to `out`; or added to it."""
-    weights, scales, biases = matrix.weights[layer], matrix.scale[layer], matrix.bias[layer]
-    lines, stride, result = weights.shape[1], given.shape[1] * given.itemsize, sums.ctypes.data
+    weights, scales, biases = matrix.weights[layer], matrix.scale[layer].ctypes.data, matrix.bias[layer].ctypes.data
+    lines, stride, width = weights.shape[1], given.shape[1] * given.itemsize, out.shape[1] * out.itemsize
     for block in range(first, last):
-        w, n, r = weights.ctypes.data + block * lines * LINE, block * LANES, 0
+        w, n, r = weights.ctypes.data + block * lines * LINE, 4 * block * LANES, 0
         while r < rows:
-            x, done = given.ctypes.data + r * stride, 4 if r + 4 <= rows else 2
-            if given.dtype == BYTES:
-                if done == 4:
-                    four_rows(w, x, stride, lines, result)
+            x, own, y = given.ctypes.data + r * stride, scale.ctypes.data + 4 * r, out.ctypes.data + r * width + n
+            if r + 4 <= rows:
+                if given.dtype == BYTES:
+                    four_rows(w, x, stride, lines, scales + n, biases + n, own, y, width, add)
                 else:
-                    two_rows(w, x, stride, lines, result)
-            elif done == 4:
-                four_float_rows(w, x, stride, lines, result)
+                    four_float_rows(w, x, stride, lines, scales + n, biases + n, own, y, width, add)
+                r += 4
             else:
-                two_float_rows(w, x, stride, lines, result)
-            for b in range(done):
-                for lane in range(LANES):
-                    total = sums[b * LANES + lane]
-                    if given.dtype == BYTES:
-                        y = F(np.int32(total - biases[n + lane])) * scales[n + lane] * scale[r + b]
-                    else:
-                        y = float_of_bits(total)
-                    out[r + b, n + lane] = out[r + b, n + lane] + y if add else y
-            r += done
+                if given.dtype == BYTES:
+                    two_rows(w, x, stride, lines, scales + n, biases + n, own, y, width, add)
+                else:
+                    two_float_rows(w, x, stride, lines, scales + n, biases + n, own, y, width, add)
+                r += 2
 
 
 @part
@@ -384,7 +378,7 @@ def _step(
         _prepare(x, weights.norm_self, layer, eps, rows, normed, given, scale)
         for begin in range(0, 3 * third, third):
             a, z = begin + first, begin + last
-            _project(weights.qkv, layer, a, z, rows, given, scale, sums, wide, False)
+            _project(weights.qkv, layer, a, z, rows, given, scale, wide, False)
         for r in range(rows):
             for head in range(mine, others):
                 c, h = head * HEAD, (head + 1) * HEAD
@@ -395,11 +389,11 @@ def _step(
                 _attend(own, layer, r, head, at[r] + 1, wide[r, c:h], mixed[r, c:h], room, rank, following)
         met = _meet(counter, size, met)
         _gather(mixed, rows, dim, given, scale)
-        _project(weights.out, layer, first, last, rows, given, scale, sums, x, True)
+        _project(weights.out, layer, first, last, rows, given, scale, x, True)
         met = _meet(counter, size, met)
         if len(prompt):
             _prepare(x, weights.norm_cross, layer, eps, rows, normed, given, scale)
-            _project(weights.query, layer, first, last, rows, given, scale, sums, wide, False)
+            _project(weights.query, layer, first, last, rows, given, scale, wide, False)
             for r in range(0, rows, 2):
                 for head in range(mine, others):
                     c, h = head * HEAD, (head + 1) * HEAD
@@ -410,22 +404,22 @@ def _step(
                     mixed[r + 1, c:h] = F(0)
             met = _meet(counter, size, met)
             _gather(mixed, rows, dim, given, scale)
-            _project(weights.cross_out, layer, first, last, rows, given, scale, sums, x, True)
+            _project(weights.cross_out, layer, first, last, rows, given, scale, x, True)
             met = _meet(counter, size, met)
         a, z = ffn * rank // size, ffn * (rank + 1) // size
         _prepare(x, weights.norm_ffn, layer, eps, rows, normed, given, scale)
-        _project(weights.up, layer, a, z, rows, given, scale, sums, wide, False)
+        _project(weights.up, layer, a, z, rows, given, scale, wide, False)
         for r in range(rows):
             for i in range(a * LANES, z * LANES):
                 wide[r, i] = gelu(wide[r, i])
         met = _meet(counter, size, met)
         _gather(wide, rows, ffn * LANES, given, scale)
-        _project(weights.down, layer, first, last, rows, given, scale, sums, x, True)
+        _project(weights.down, layer, first, last, rows, given, scale, x, True)
         met = _meet(counter, size, met)
     codes = weights.head.weights.shape[1]
     a, z = codes * rank // size, codes * (rank + 1) // size
     _prepare(x, weights.norm, 0, eps, rows, normed, given, scale)
-    _project(weights.head, 0, a, z, rows, given, scale, sums, room.logits, False)
+    _project(weights.head, 0, a, z, rows, given, scale, room.logits, False)
 
 
 # What the engine sees of it.
