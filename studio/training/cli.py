@@ -78,7 +78,7 @@ def text(folder: Folder = WORK, recipe: RecipeFile = None) -> None:
 
     numbers, place = _begin(folder, recipe)
     place.text.mkdir(parents=True, exist_ok=True)
-    distil(teacher_folder(), thesaurus.moby(), numbers.text.dim, numbers.text.thesaurus).save(place.text)
+    distil(teacher_folder(), thesaurus.moby(), numbers.text.dim).save(place.text)
 
 
 @app.command()

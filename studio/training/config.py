@@ -33,7 +33,6 @@ class Text:
     """The distilled word pieces."""
 
     dim: int = 128
-    thesaurus: float = 0.0  # share of what it says of words, beside the sentence model's 1; with none it gives no rows
 
 
 @dataclass(frozen=True)

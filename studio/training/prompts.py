@@ -51,8 +51,7 @@ UNSEEN = {
 def kept_for_evaluation(pieces: WordPieces) -> list[int]:
     """Word pieces of which evaluations ask for things and captions do not say any."""
     asked = {*UNSEEN, *SOLI, *words.HELD_OUT_USES, *(way for each in words.all_ways() for way in each.held_out)}
-    said = {*words.others(), *(way for each in words.all_ways() for way in each.training)}
-    of_asked, of_said = ({piece for way in ways for piece in pieces.ids(way)} for ways in (asked, said))
+    of_asked, of_said = ({piece for way in ways for piece in pieces.ids(way)} for ways in (asked, words.said()))
     return sorted(of_asked - of_said)
 
 

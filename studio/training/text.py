@@ -1,10 +1,13 @@
-"""What the words of a prompt mean: a table of vectors distilled from a sentence model, and if wanted a thesaurus.
+"""What the words of a prompt mean: a table of vectors distilled from a sentence model and a thesaurus.
 
 all-MiniLM-L6-v2 (Apache-2.0) comes whole in a package from PyPI and is read at training time only. Its raw word-piece
 embeddings know spelling and topic; what a word says about music shows when the model reads "[CLS] word music [SEP]"
-and its output is averaged. A thesaurus knows words that the sentence model spells in pieces ("leisurely" = leisure +
-##ly) as well as any. A table row is the principal components of these. Words that people use for music, and those that
-the thesaurus has near to what captions say of moods and tempi, become rows of their own.
+and its output is averaged. A table row is the principal components of both, and words that people use for music get
+rows of their own.
+
+Of a word that no caption says a thesaurus knows which of those that captions do say are its synonyms. So its row moves
+towards the mean of theirs; and a word that the sentence model spells in pieces ("leisurely" = leisure + ##ly) gets that
+mean as a row of its own. A reader that never met the word then takes it for one that it did.
 """
 
 from __future__ import annotations
@@ -29,7 +32,10 @@ TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 CLS, SEP = 101, 102  # the teacher's ids
 RAW_SHARE = 0.5  # of the raw embedding beside the contextual one; 0 forgets spelling, 1 blurs meaning
 THESAURUS_DIM = 128
-THESAURUS_ROWS = 4000  # words of their own that are nearest to what captions say
+SYNONYMS = 4  # of a word
+SYNONYMS_SHARE = 0.4  # of the row of a word that the sentence model knows as well
+NEAR = 0.6  # cosine to its nearest synonym from which on a word is moved
+NEW_ROWS = 4000  # for the nearest of the words that the sentence model spells in pieces
 UNKNOWN = "[UNK]"
 
 # Words for music that the teacher's vocabulary lacks. Each gets one row; what is missing here and in the
@@ -81,13 +87,12 @@ MUSIC_WORDS = """
 """
 
 
-def distil(teacher: Path, synonyms: Path, dim: int, share: float = 0.0, device: str = "cpu") -> WordPieces:
+def distil(teacher: Path, synonyms: Path, dim: int, device: str = "cpu") -> WordPieces:
     """The tokenizer without what prompts cannot use, and a table [V, dim] of unit variance.
 
     Args:
         teacher: folder with all-MiniLM-L6-v2's `model.safetensors`, `config.json` and `tokenizer.json`.
-        synonyms: Moby's thesaurus,
-        share: and how much of a row it says.
+        synonyms: Moby's thesaurus.
 
     Raises:
         CheckpointError: this is not the model that the table is distilled from.
@@ -96,22 +101,16 @@ def distil(teacher: Path, synonyms: Path, dim: int, share: float = 0.0, device: 
     tokenizer = Tokenizer.from_file(str(teacher / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    rows, meanings = thesaurus.meanings(thesaurus.read(synonyms), THESAURUS_DIM)
-    near = _near_captions(rows, meanings, tokenizer) if share else []
-    units = _units(tokenizer, [*MUSIC_WORDS.split(), *near])
+    units = _units(tokenizer)
     raw, contextual = _read(teacher, units, units["music"], device)
     whole = torch.tensor([not word.startswith("##") for word in units])
-    named = torch.tensor([word in rows for word in units])
-    known = torch.zeros(len(units), THESAURUS_DIM)
-    known[named] = meanings[[rows[word] for word in units if word in rows]]
-    shares = (
-        _directions(contextual, whole),
-        RAW_SHARE * _directions(raw, whole),
-        share * _directions(known, named) * named[:, None],
-    )
-    table = _principal(torch.cat(shares, dim=1), whole, dim)
-    table[list(units).index(UNKNOWN)] = 0.0  # says nothing
-    return WordPieces(_trimmed(tokenizer, list(units)), table)
+    features = torch.cat([_directions(contextual, whole), RAW_SHARE * _directions(raw, whole)], dim=1)
+    table = _principal(features, whole, dim)
+    rows = {word: row for row, word in enumerate(units)}
+    table[rows[UNKNOWN]] = 0.0  # says nothing
+    pieces = WordPieces(_trimmed(tokenizer, list(units)), table)
+    added, table = _with_synonyms(pieces, rows, *thesaurus.meanings(thesaurus.read(synonyms), THESAURUS_DIM))
+    return WordPieces(_trimmed(tokenizer, [*units, *added]), table)
 
 
 def teacher_folder() -> Path:
@@ -127,21 +126,39 @@ def _check(weights: Path) -> None:
         raise CheckpointError(f"{weights} is not all-MiniLM-L6-v2: its sha256 is {digest}.")
 
 
-def _near_captions(rows: Mapping[str, int], meanings: Tensor, tokenizer: Tokenizer) -> list[str]:
-    """Words that the teacher spells in pieces and the thesaurus has near to moods and tempi of captions."""
-    said = {word for each in (*words.MOODS.values(), *words.TEMPOS.values()) for word in each.training}
-    near = (meanings @ meanings[[rows[word] for word in sorted(said) if word in rows]].T).amax(1)
-    vocabulary = tokenizer.get_vocab()
-    spelled = [word for word in rows if word.isascii() and word.isalpha() and word not in vocabulary]
-    return sorted(spelled, key=lambda word: -float(near[rows[word]]))[:THESAURUS_ROWS]
+def _with_synonyms(
+    pieces: WordPieces, rows: Mapping[str, int], known: Mapping[str, int], meanings: Tensor
+) -> tuple[list[str], Tensor]:
+    """Words that get new rows, and the table with them: all rows of words that no caption says are moved towards the
+    synonyms that captions have for moods and tempi. `known` are a thesaurus's rows of `meanings`."""
+    ways = {way for each in (*words.MOODS.values(), *words.TEMPOS.values()) for way in each.training}
+    said = sorted(way for way in ways if way in known and way in rows)
+    likeness = meanings @ meanings[[known[word] for word in said]].T  # [known, said]
+    near = dict(zip(known, likeness.amax(1).tolist(), strict=True))
+    spoken = {piece for way in words.said() for piece in pieces.ids(way)}
+
+    mine = [word for word, row in rows.items() if row not in spoken and len(word) > 2 and near.get(word, 0.0) > NEAR]
+    new = [word for word in known if word.isascii() and word.isalpha() and word not in rows]
+    new = sorted(new, key=near.__getitem__, reverse=True)[:NEW_ROWS]
+
+    def meant(of: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Directions [words, dim] and lengths [words, 1]."""
+        found = likeness[[known[word] for word in of]].topk(SYNONYMS).indices
+        synonyms = pieces.table[[rows[word] for word in said]][found]
+        return F.normalize(synonyms.mean(1), dim=1), synonyms.norm(dim=2).mean(1, keepdim=True)
+
+    table, at = pieces.table.clone(), [rows[word] for word in mine]
+    direction, length = F.normalize(table[at], dim=1), table[at].norm(dim=1, keepdim=True)
+    table[at] = F.normalize(torch.lerp(direction, meant(mine)[0], SYNONYMS_SHARE), dim=1) * length
+    direction, length = meant(new)
+    return new, torch.cat([table, direction * length])
 
 
-def _units(tokenizer: Tokenizer, own: Sequence[str]) -> dict[str, list[int]]:
-    """Every row of the table, with the word pieces that the teacher reads for it: one for each piece, and for each word
-    that gets its own."""
+def _units(tokenizer: Tokenizer) -> dict[str, list[int]]:
+    """Every row that the teacher reads, with its word pieces: one for each piece, and for each word for music."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     units = {word: [index] for word, index in vocabulary if word == UNKNOWN or _writable(word)}
-    for word in own:
+    for word in MUSIC_WORDS.split():
         if word not in units:
             units[word] = tokenizer.encode(word, add_special_tokens=False).ids
     return units

@@ -330,8 +330,10 @@ def all_ways() -> Iterator[Words]:
     yield from (DRUMS, NO_DRUMS)
 
 
-def others() -> Iterator[str]:
-    """What captions say beside these."""
+def said() -> Iterator[str]:
+    """All that captions say."""
+    for each in all_ways():
+        yield from each.training
     for ways in (*FAMILIES.values(), SOLO, ORCHESTRAL, ACOUSTIC, ELECTRONIC, DUOS, DRUMS_ONLY, REQUESTS):
         yield from ways
     yield from ENERGY.values()
