@@ -194,11 +194,15 @@ class PromptEncoder:
         return read
 
     def _conditions(self, cross: Tensor, scores: Mapping[str, Tensor], metre: Metre, steps: int) -> Conditions:
-        """The null branch knows the time but no end, so that guidance leads to it as to all else that is asked for."""
+        """The null branch knows the time but no end, so that guidance leads to it as to all else that is asked for. From
+        the last chord on it is told the same as the prompted one: music that only rings has little of what was asked
+        for, and guidance towards that strikes it again."""
         times = metre, replace(metre, end=None)  # prompted, null
         clock = torch.from_numpy(np.stack([time.clock(steps) for time in times])).to(self._device)
         prompted = expected(scores, SHARPNESS)
         summed = self._conditioner(torch.cat([prompted, torch.zeros_like(prompted)]), clock)
+        if metre.end is not None:
+            summed[1, metre.end :] = summed[0, metre.end :]
         return Conditions(cross=cross[0], summed=summed, metre=metre)
 
 
