@@ -196,7 +196,7 @@ def sine(frames: int) -> Tensor:
 def test_a_tiny_codec_learns_one_sine() -> None:
     config = replace(TRAINING, code_steps=25, steps=50, learning_rate=5e-3, warmup=5, quantise_after=10)
     state = new_state(config, torch.device("cpu"))
-    loss = SpectralLoss(TINY.sample_rate)
+    loss = SpectralLoss(TINY)
     audio = sine(18)
     crops = torch.stack([audio[offset : offset + 12 * 640] for offset in (0, 1000)])[:, None]
     lost = []
@@ -207,6 +207,18 @@ def test_a_tiny_codec_learns_one_sine() -> None:
     assert lost[-1] < 0.6 * lost[25]
     decoded = state.codec.decode(state.codec.encode(crops))
     assert log_mel_distance(crops[:, 0], decoded[:, 0]) < 1.5
+
+
+def test_loudness_at_the_frames_rate_is_lost_where_the_original_has_none() -> None:
+    time, tone = torch.arange(32_000) / 32_000, sine(50)[None]
+    loss = SpectralLoss(TINY)
+    by_rate = {hertz: tone * (1 + 0.3 * torch.sin(2 * torch.pi * hertz * time)) for hertz in (0, 70, 100, 200)}
+    added = {hertz: float(loss(tone, audio, 0)["modulation"]) for hertz, audio in by_rate.items()}
+    assert added[0] == pytest.approx(0, abs=1e-4)
+    assert added[100] > 0.1
+    assert added[200] > 0.1
+    assert added[70] < 0.1 * added[100]
+    assert float(loss(by_rate[100], tone, 0)["modulation"]) < 1e-3  # what was there may go
 
 
 def test_training_resumes_as_if_it_had_not_stopped(music_dir: Path, tmp_path: Path) -> None:

@@ -123,15 +123,16 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
   form, human timing) and rendered through MuseScore's General MIDI soundfont (MIT). No recording by anybody is in it.
 - **Captions.** Written by `captions` from what is true of the piece; fresh ones at every step.
 - **Words.** The table is distilled from all-MiniLM-L6-v2 (Apache-2.0): principal components of what the model makes of
-  "<word> music" and of its raw embeddings.
+  "<word> music" and of its raw embeddings. A word that no caption says is moved towards its synonyms that captions do
+  say (Moby's thesaurus, in the public domain); 4000 that the sentence model spells in pieces have rows of their own so.
 - **Reader.** A transformer of two layers that learned from captions alone which attributes they let expect: genre,
   mood, energy, number of players, lead, drums or none, instruments, key, tempo, metre. Every step of the language model
   is told what it expects of the prompt; its cross-attention reads the prompt's words as the reader sees them.
 - **Time.** Every step reads where in the beat, the bar and the phrase it stands (`studio/engine/metre.py`). The tempo
   is the one that the prompt names, or one that its words let expect; so is the metre. "With an ending" gets one, to
-  which guidance leads as to all else that is asked for.
+  which guidance leads as to all else that is asked for, and from the last chord on to nothing but the prompt's words.
 - **Codec.** `studio/engine/spectral_codec.py`: ConvNeXt on STFT frames, residual vector quantiser, inverse STFT. Its
-  decoder's last steps learned from a discriminator of spectra (`adversary`).
+  decoder's last steps learned from a discriminator of spectra (`adversary`), and not to add loudness at its frames' rate.
 - **Language model.** {steps} steps in {minutes} minutes on two CPU cores, from the weights of an earlier version; Muon
   and AdamW; a moving average of the weights. Of each piece's attributes some are told as they are, the others as a
   caption lets expect them. Its loss on held-out pieces, in nats a code (all looks are in `training.jsonl`):
