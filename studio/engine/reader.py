@@ -194,9 +194,9 @@ class PromptEncoder:
         return read
 
     def _conditions(self, cross: Tensor, scores: Mapping[str, Tensor], metre: Metre, steps: int) -> Conditions:
-        """The null branch knows the time but no end, so that guidance leads to it as to all else that is asked for. From
-        the last chord on it is told the same as the prompted one: music that only rings has little of what was asked
-        for, and guidance towards that strikes it again."""
+        """The null branch knows the time but no end, so that guidance leads to it as to all else that is asked for.
+        From the last chord on it is told what the prompted one is: what rings has little of what was asked for, and
+        guidance towards that would strike it again."""
         times = metre, replace(metre, end=None)  # prompted, null
         clock = torch.from_numpy(np.stack([time.clock(steps) for time in times])).to(self._device)
         prompted = expected(scores, SHARPNESS)
