@@ -59,16 +59,16 @@ def decode(
 
 
 class Forced(Decoder):
-    """Takes the codes that it is given and keeps the logits."""
+    """Every request takes the codes that it is given; keeps the first one's logits."""
 
     def force(self, codes: Tensor) -> None:
         self.given = delay.delay(codes, self.config.delays, special=0)[:, 1:]  # [K, steps]
         self.seen: list[Tensor] = []
 
     def _advance(self, batch: Batch) -> None:
-        codes = self.given[None, :, self._in_flight[0].done]
+        codes = self.given[:, self._in_flight[0].done].expand(len(self._in_flight), -1)
         self.seen.append(self._step.logits(batch)[0])
-        self._step.record(1, codes, torch.ones(codes.shape))
+        self._step.record(len(codes), codes, torch.ones(codes.shape))
 
 
 def test_logits_equal_audiocrafts(reference: Oracle) -> None:
@@ -226,6 +226,23 @@ def test_codes_do_not_depend_on_the_neighbours(reference: Oracle, precision: str
         assert torch.equal(together[key], codes), key
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_logits_are_the_same_bits_in_any_company(name: str, precision: str) -> None:
+    reference, frames = oracle(SHAPES[name]), 40
+    codes = torch.randint(reference.config.cardinality, (reference.config.codebooks, frames))
+    shared = Forced(reference.config, reference.parameters, device=CPU, precision=precision, slots=4, max_frames=frames)
+    seen = []
+    for company in range(1, 5):
+        shared.force(codes)
+        for prompt in PROMPTS[:company]:
+            shared.admit(prompt, reference.conditions(prompt), frames, Sampling(0))
+        finish(shared, PROMPTS[:company])
+        seen.append(torch.stack(shared.seen))
+    for logits in seen[1:]:
+        assert torch.equal(logits, seen[0])
+
+
 def test_an_evicted_request_leaves_at_once_and_the_others_go_on(mono: Oracle) -> None:
     expected = {str(seed): decode(decoder(mono), mono.conditions("flute"), 40, Sampling(seed)) for seed in range(3)}
     shared = decoder(mono, slots=3)
@@ -335,15 +352,16 @@ def test_weights_that_are_not_numbers_fail_the_request_and_not_its_neighbour(mon
     )
 
 
-def test_a_slot_that_held_numbers_that_are_none_can_be_used_again(mono: Oracle) -> None:
-    shared = decoder(mono, slots=1)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_slot_that_held_numbers_that_are_none_can_be_used_again(mono: Oracle, precision: str) -> None:
+    shared = decoder(mono, slots=1, precision=precision)
     shared.admit("bad", Conditions(cross=torch.full((5, MONO.dim), torch.nan)), 20, Sampling(0))
     for _ in range(15):
         shared.step()
     shared.evict("bad")
     assert torch.equal(
         decode(shared, mono.conditions("flute"), 30, Sampling(1)),
-        decode(decoder(mono), mono.conditions("flute"), 30, Sampling(1)),
+        decode(decoder(mono, precision=precision), mono.conditions("flute"), 30, Sampling(1)),
     )
 
 

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+from torch import Tensor
 
+from studio.engine.reader import WordPieces
 from studio.training import thesaurus
+from studio.training.text import with_synonyms
 from tests.conftest import require_package
 
 ENTRIES = """\
@@ -44,6 +50,31 @@ def test_words_with_the_same_synonyms_are_near_and_others_are_not(file: Path) ->
 def test_a_thesaurus_means_the_same_every_time(file: Path) -> None:
     first, again = (thesaurus.meanings(thesaurus.read(file), 3)[1] for _ in range(2))
     assert torch.equal(first, again)
+
+
+def test_words_that_no_caption_says_turn_towards_synonyms_that_captions_say(file: Path) -> None:
+    torch.manual_seed(0)
+    vocabulary = ["[UNK]", "slow", "gradual", "crawling", "fast", "quick", "brisk", "sad", "mournful", "rapid", "table"]
+    tokenizer = Tokenizer(WordPiece({word: row for row, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    before = WordPieces(tokenizer, 3 * torch.randn(len(vocabulary), 16))
+    after = with_synonyms(before, *thesaurus.meanings(thesaurus.read(file), 3))
+
+    def row(pieces: WordPieces, word: str) -> Tensor:
+        return pieces.table[pieces.tokenizer.get_vocab()[word]]
+
+    for kept in vocabulary:
+        assert torch.equal(row(before, kept), row(after, kept)) == (kept != "rapid"), kept
+    said = torch.stack([row(before, word) for word in ("fast", "quick", "brisk")]).mean(0)
+    alike = [float(torch.cosine_similarity(row(pieces, "rapid"), said, dim=0)) for pieces in (before, after)]
+    assert alike[1] > alike[0] + 0.2
+    torch.testing.assert_close(row(after, "rapid").norm(), row(before, "rapid").norm())
+    added = set(after.tokenizer.get_vocab()) - set(vocabulary)
+    assert {"leisurely", "tearful"} <= added
+    assert "plodding" not in added  # captions say it, in pieces
+    slow = torch.stack([row(before, word) for word in ("slow", "gradual", "crawling")]).mean(0)
+    assert torch.cosine_similarity(row(after, "leisurely"), slow, dim=0) > 0.9
+    assert len(after.ids("leisurely rapid table")) == 3
 
 
 @pytest.mark.slow

@@ -271,12 +271,12 @@ def _bandwidth(device: torch.device) -> float:
 def _bytes_a_step(config: DecoderConfig, precision: str, slots: int, frames: int, device: torch.device) -> float:
     """Weights, once, and the keys and values of all rows at the middle of the piece."""
     weights = sum(
-        torch.Size(shape).numel() * (2 / 4 if "cross_attention.in_proj" in name else 1)  # keys and values were made
+        torch.Size(shape).numel() / (3 if "cross_attention.in_proj" in name else 1)  # keys and values were made
         for name, shape in decoder_shapes(config).items()
         if len(shape) == 2 and not name.startswith("emb.")
     )
     kind, dtype = layout(config, precision, device)
-    attended = 2 * slots * config.layers * config.heads * kind.position_bytes(config.head_dim, dtype) * frames / 2
+    attended = 2 * slots * config.layers * config.heads * kind.read_bytes(config.head_dim, dtype) * frames / 2
     return weights * WEIGHT_BYTES[precision] + attended
 
 

@@ -49,6 +49,11 @@ class KeysValues(nn.Module):
         """What a head's key and value at one position take."""
         return 2 * head_dim * dtype.itemsize
 
+    @classmethod
+    def read_bytes(cls, head_dim: int, dtype: torch.dtype) -> int:
+        """What of it a step reads."""
+        return cls.position_bytes(head_dim, dtype)
+
     def rounded(self, length: int) -> int:
         """How far to read where `length` positions count."""
         return min(-(-length // self.GRAIN) * self.GRAIN, self.length)

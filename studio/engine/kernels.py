@@ -173,9 +173,10 @@ def _products(rows: int, unrolled: int, floats: bool) -> Any:
     """block(weights, x, stride, lines, scales, biases, own_scales, out, width, add): LANES outputs of a projection.
 
     out[r, lane] = the sum of x[r, k] · weights[k, lane], or is added to where `add` says so. Of int8 the sum is less
-    biases[lane], and times scales[lane] and own_scales[r]. weights: `lines` registers, one after the other in memory,
-    int8 [LANES, GROUP] or bfloat16 [LANES, PAIR]; x: rows of as many uint8 or float32, `stride` bytes apart; out:
-    float32 rows, `width` bytes apart. `lines` is a multiple of `unrolled`.
+    biases[lane], an int32, and times scales[lane] and own_scales[r], both float32; bfloat16 has none of them.
+    weights: `lines` registers, one after the other in memory, int8 [LANES, GROUP] or bfloat16 [LANES, PAIR]; x: rows of
+    as many uint8 or float32, `stride` bytes apart; out: float32 rows, `width` bytes apart. `lines` is a multiple of
+    `unrolled`.
     """
     kind, read = (_FLOATS, 4 * PAIR) if floats else (_INTS, GROUP)  # bytes of a row that a line is multiplied with
 
@@ -202,16 +203,17 @@ def _products(rows: int, unrolled: int, floats: bool) -> Any:
                 return found
 
             sums = _loop(b, lines, unrolled, [ir.Constant(kind, [0] * LANES)] * (rows * unrolled * read // 4), body)
+            if not floats:
+                bias, scale = b.load(_at(b, biases, _INTS), align=4), b.load(_at(b, scales, _FLOATS), align=4)
             for r in range(rows):
                 total, *others = sums[r::rows]
                 for other in others:
                     total = b.fadd(total, other, flags=ORDERED) if floats else b.add(total, other)
                 if not floats:
-                    whole = b.sitofp(b.sub(total, b.load(_at(b, biases, _INTS), align=4)), _FLOATS)
-                    own = _each(b, b.load(_at(b, own_scales, _FLOAT, 4 * r), align=4))
-                    total = b.fmul(b.fmul(whole, b.load(_at(b, scales, _FLOATS), align=4)), own)
+                    own = b.fmul(scale, _each(b, b.load(_at(b, own_scales, _FLOAT, 4 * r), align=4)), flags=ORDERED)
+                    total = b.fmul(b.sitofp(b.sub(total, bias), _FLOATS), own, flags=ORDERED)
                 place = _at(b, b.add(out, b.mul(width, ir.Constant(_LONG, r))), _FLOATS)
-                added = b.fadd(b.load(place, align=4), total)
+                added = b.fadd(b.load(place, align=4), total, flags=ORDERED)
                 b.store(b.select(add, added, total), place, align=4)
             return context.get_dummy_value()
 

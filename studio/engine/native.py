@@ -225,22 +225,22 @@ def _project(
 ) -> None:
     """The blocks `first` to `last` of outputs, of what was given, to `out`; or added to it."""
     weights, scales, biases = matrix.weights[layer], matrix.scale[layer].ctypes.data, matrix.bias[layer].ctypes.data
-    lines, stride, width = weights.shape[1], given.shape[1] * given.itemsize, out.shape[1] * out.itemsize
+    lines, stride, width = weights.shape[1], given.strides[0], out.strides[0]
     for block in range(first, last):
-        w, n, r = weights.ctypes.data + block * lines * LINE, 4 * block * LANES, 0
+        w, at, r = weights.ctypes.data + block * lines * LINE, 4 * block * LANES, 0
         while r < rows:
-            x, own, y = given.ctypes.data + r * stride, scale.ctypes.data + 4 * r, out.ctypes.data + r * width + n
+            x, own, y = given.ctypes.data + r * stride, scale.ctypes.data + 4 * r, out.ctypes.data + r * width + at
             if r + 4 <= rows:
                 if given.dtype == BYTES:
-                    four_rows(w, x, stride, lines, scales + n, biases + n, own, y, width, add)
+                    four_rows(w, x, stride, lines, scales + at, biases + at, own, y, width, add)
                 else:
-                    four_float_rows(w, x, stride, lines, scales + n, biases + n, own, y, width, add)
+                    four_float_rows(w, x, stride, lines, scales + at, biases + at, own, y, width, add)
                 r += 4
             else:
                 if given.dtype == BYTES:
-                    two_rows(w, x, stride, lines, scales + n, biases + n, own, y, width, add)
+                    two_rows(w, x, stride, lines, scales + at, biases + at, own, y, width, add)
                 else:
-                    two_float_rows(w, x, stride, lines, scales + n, biases + n, own, y, width, add)
+                    two_float_rows(w, x, stride, lines, scales + at, biases + at, own, y, width, add)
                 r += 2
 
 
@@ -456,6 +456,11 @@ class NativeCells(KeysValues):
     def position_bytes(cls, head_dim: int, dtype: torch.dtype) -> int:
         return (2 * KEY_LINES + 1) * LINE // LANES + 2 * VALUE_LINES * LINE // GROUP
 
+    @classmethod
+    def read_bytes(cls, head_dim: int, dtype: torch.dtype) -> int:
+        """At least: without the low halves, which are read where attention looks."""
+        return (KEY_LINES + 1) * LINE // LANES + VALUE_LINES * LINE // GROUP
+
     def rounded(self, length: int) -> int:
         """Each row looks as far as it is long, whatever the batch says."""
         return 0
@@ -586,6 +591,8 @@ class NativeTransformer(Transformer):
 
     def run(self, own: NativeCells, position: Tensor, prompts: NativeCells | None) -> None:
         """x to logits for the rows at these positions [R]; of none, it is only compiled."""
+        assert len(position) % 2 == 0, "a request has two rows"
+        assert len(position) <= len(self._room.x), (len(position), len(self._room.x))
         self._room.counter[0] = 0
         lengths = position[:0] if prompts is None else prompts.lengths[: max(len(position) // 2, 1)]
         given = (

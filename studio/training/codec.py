@@ -42,7 +42,7 @@ STEADY_WINDOWS = (512, 2048)  # samples; in every step
 ALTERNATING_WINDOWS = (4096, 8192, 256, 4096, 8192, 1024)  # one of them a step: spectra cost more than the codec
 PHASE_WINDOW = 512  # where phase is compared too
 MODULATION_WINDOW = 256  # where loudness over time is looked at
-MODULATION_HZ = 2.0  # about the frames' rate and its double
+MODULATION_HZ = 2.0  # about the rate of the codec's STFT, and about its double
 MEL_BANDS = {256: 24, 512: 40, 1024: 80, 2048: 160, 4096: 256, 8192: 320}  # STFT window in samples -> bands
 DISTANCE_WINDOWS = (1024, 2048, 4096)  # samples
 DISTANCE_BANDS = 80
@@ -242,7 +242,9 @@ def audio_losses(state: State, config: CodecTraining, loss: SpectralLoss, audio:
         decoded = codec.decoder.sound(deep, first_frame=0)
     lost = loss(audio[:, 0], decoded[:, 0], state.step)
     total = lost["mel"] + config.peak_weight * lost["peaks"] + config.phase_weight * lost["phase"]
-    total = total + config.modulation_weight * lost["modulation"]
+    if config.modulation_weight:
+        lost["modulation"] = loss.modulation(audio[:, 0], decoded[:, 0])
+        total = total + config.modulation_weight * lost["modulation"]
     if config.adversarial_after is not None and state.step >= config.adversarial_after:
         against, parts = adversarial_losses(state, config, audio, decoded)
         return total + against, {**lost, **parts}
@@ -345,8 +347,8 @@ class SpectralLoss(nn.Module):
     Log-mel differences count every band alike, so that silence, noise and tone are right everywhere; but melodies are
     few and loud bins, hence a difference of magnitudes too. 2 kbit/s cannot carry the phase of every partial, and
     nobody hears it; heard is how phase moves from frame to frame and from bin to bin, so neighbours are compared.
-    A loss of complex spectra pulled levels down by 3 dB and taught no phase. Where frames do not fit each other, bands
-    grow and fade at the frames' rate, which is heard as a buzz: what of that the original has not is lost as well.
+    A loss of complex spectra pulled levels down by 3 dB and taught no phase. Where the decoder's STFT frames do not fit
+    each other, bands grow and fade at their rate, which is heard as a buzz.
     """
 
     def __init__(self, config: SpectralCodecConfig) -> None:
@@ -354,14 +356,13 @@ class SpectralLoss(nn.Module):
         for size, bands in MEL_BANDS.items():
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
             self.register_buffer(f"mel_{size}", mel_filters(config.sample_rate, size, bands), persistent=False)
-        self.sample_rate, self.frames_hz = config.sample_rate, config.sample_rate / config.hop
+        self.sample_rate, self.stft_rate = config.sample_rate, config.sample_rate / config.hop
 
     def forward(self, audio: Tensor, decoded: Tensor, step: int) -> dict[str, Tensor]:
         """Two [B, T] to losses.
 
         `mel`: mean log-mel difference in nepers; `peaks`: squared difference of roots of magnitudes, as a
-        share of the original's; `phase`: 0 the same, 1 unrelated; `modulation`: of loudness at the frames' rate and
-        twice that, how much is added, as a share of loudness.
+        share of the original's; `phase`: 0 the same, 1 unrelated.
         """
         losses: dict[str, list[Tensor]] = {"mel": [], "peaks": [], "phase": []}
         for size in (*STEADY_WINDOWS, ALTERNATING_WINDOWS[step % len(ALTERNATING_WINDOWS)]):
@@ -378,20 +379,21 @@ class SpectralLoss(nn.Module):
             if size == PHASE_WINDOW:
                 losses["phase"].append(relative_phase_difference(original, copy, axis=1))
                 losses["phase"].append(relative_phase_difference(original, copy, axis=2))
-        found = {name: torch.stack(values).mean() for name, values in losses.items()}
-        return found | {"modulation": self._modulation(audio, decoded)}
+        return {name: torch.stack(values).mean() for name, values in losses.items()}
 
-    def _modulation(self, audio: Tensor, decoded: Tensor) -> Tensor:
-        hop = MODULATION_WINDOW // 4
+    def modulation(self, audio: Tensor, decoded: Tensor) -> Tensor:
+        """How much is added to two [B, T] of loudness that grows and fades at the STFT's rate, or twice that: the sum
+        over mel bands as a share of the original's loudness."""
         window, filters = getattr(self, f"window_{MODULATION_WINDOW}"), getattr(self, f"mel_{MODULATION_WINDOW}")
         bands = [magnitudes(spectrum(each, window)).mT @ filters for each in (audio, decoded)]  # [B, L, bands]
         taper = torch.hann_window(bands[0].shape[1], device=audio.device)[:, None]
         wanted, got = (torch.fft.rfft(each * taper, dim=1) for each in bands)
-        hertz = torch.fft.rfftfreq(len(taper), hop / self.sample_rate, device=audio.device)
-        near = torch.stack([(hertz - times * self.frames_hz).abs() < MODULATION_HZ for times in (1, 2)]).any(0)
+        hertz = torch.fft.rfftfreq(len(taper), MODULATION_WINDOW / 4 / self.sample_rate, device=audio.device)
+        near = torch.stack([(hertz - times * self.stft_rate).abs() < MODULATION_HZ for times in (1, 2)]).any(0)
+        assert near.any(), "too short to tell the rate"
         added = F.relu(magnitudes(got[:, near]) - magnitudes(wanted[:, near])).sum(dim=(1, 2))
-        loudness = (bands[0] * taper).sum(dim=(1, 2)) + LOG_FLOOR * len(taper)
-        return (added / loudness).mean()
+        share: Tensor = added / ((bands[0] * taper).sum(dim=(1, 2)) + LOG_FLOOR * len(taper))
+        return share.mean()
 
 
 def magnitudes(spectrum: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
   is the one that the prompt names, or one that its words let expect; so is the metre. "With an ending" gets one, to
   which guidance leads as to all else that is asked for, and from the last chord on to nothing but the prompt's words.
 - **Codec.** `studio/engine/spectral_codec.py`: ConvNeXt on STFT frames, residual vector quantiser, inverse STFT. Its
-  decoder's last steps learned from a discriminator of spectra (`adversary`), and not to pulse at its frames' rate.
+  decoder's last steps learned from a discriminator of spectra (`adversary`), and not to pulse at their rate.
 - **Language model.** {steps} steps in {minutes} minutes on two CPU cores, from the weights of an earlier version; Muon
   and AdamW; a moving average of the weights. Of each piece's attributes some are told as they are, the others as a
   caption lets expect them. Its loss on held-out pieces, in nats a code (all looks are in `training.jsonl`):

@@ -169,7 +169,12 @@ def _neighbours(pieces: WordPieces) -> Tensor:
     unit = F.normalize(pieces.table, dim=1)
     kept = torch.zeros(len(unit))
     kept[kept_for_evaluation(pieces)] = torch.inf
-    return torch.cat([(rows @ unit.T - kept).topk(1 + NEIGHBOURS).indices[:, 1:] for rows in torch.split(unit, 1024)])
+    found = []
+    for own in torch.arange(len(unit)).split(1024):
+        likeness = unit[own] @ unit.T - kept
+        likeness[torch.arange(len(own)), own] = -torch.inf  # itself
+        found.append(likeness.topk(NEIGHBOURS).indices)
+    return torch.cat(found)
 
 
 def _blurred(ids: Sequence[int], near: Tensor, config: ReaderTraining, rng: Random) -> list[int]:

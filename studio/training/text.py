@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -27,6 +29,8 @@ from torch import Tensor
 from studio.engine.reader import WordPieces
 from studio.errors import CheckpointError
 from studio.training import thesaurus, words
+from studio.training.captions import caption
+from studio.training.compose import describe
 
 TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 CLS, SEP = 101, 102  # the teacher's ids
@@ -34,12 +38,14 @@ RAW_SHARE = 0.5  # of the raw embedding beside the contextual one; 0 forgets spe
 THESAURUS_DIM = 128
 SYNONYMS = 4  # of a word
 SYNONYMS_SHARE = 0.4  # of the row of a word that the sentence model knows as well
-NEAR = 0.6  # cosine to its nearest synonym from which on a word is moved
-NEW_ROWS = 4000  # for the nearest of the words that the sentence model spells in pieces
+NEAR = 0.6  # cosine to its nearest synonym from which on a word heeds it
+NEW_ROWS = 4000  # for the nearest of the words that the sentence model spells in pieces: a bundle must be small
+CAPTIONS = 2000  # that are looked through for the words they are put in
+WORD = re.compile(r"[a-z]+")
 UNKNOWN = "[UNK]"
 
-# Words for music that the teacher's vocabulary lacks. Each gets one row; what is missing here and in the
-# thesaurus is spelled in pieces.
+# Words for music that the teacher's vocabulary lacks. Each gets one row; what is missing here and has no synonym that
+# captions say is spelled in pieces.
 MUSIC_WORDS = """
     gloomy spooky melancholic mournful sorrowful wistful bittersweet eerie sinister ominous menacing haunting
     dreary bleak festive joyful cheery jolly merry upbeat uplifting euphoric ecstatic jubilant bouncy bubbly
@@ -88,7 +94,7 @@ MUSIC_WORDS = """
 
 
 def distil(teacher: Path, synonyms: Path, dim: int, device: str = "cpu") -> WordPieces:
-    """The tokenizer without what prompts cannot use, and a table [V, dim] of unit variance.
+    """The tokenizer without what prompts cannot use, and a table [V, dim] of about unit variance.
 
     Args:
         teacher: folder with all-MiniLM-L6-v2's `model.safetensors`, `config.json` and `tokenizer.json`.
@@ -106,11 +112,9 @@ def distil(teacher: Path, synonyms: Path, dim: int, device: str = "cpu") -> Word
     whole = torch.tensor([not word.startswith("##") for word in units])
     features = torch.cat([_directions(contextual, whole), RAW_SHARE * _directions(raw, whole)], dim=1)
     table = _principal(features, whole, dim)
-    rows = {word: row for row, word in enumerate(units)}
-    table[rows[UNKNOWN]] = 0.0  # says nothing
+    table[list(units).index(UNKNOWN)] = 0.0  # says nothing
     pieces = WordPieces(_trimmed(tokenizer, list(units)), table)
-    added, table = _with_synonyms(pieces, rows, *thesaurus.meanings(thesaurus.read(synonyms), THESAURUS_DIM))
-    return WordPieces(_trimmed(tokenizer, [*units, *added]), table)
+    return with_synonyms(pieces, *thesaurus.meanings(thesaurus.read(synonyms), THESAURUS_DIM))
 
 
 def teacher_folder() -> Path:
@@ -126,32 +130,41 @@ def _check(weights: Path) -> None:
         raise CheckpointError(f"{weights} is not all-MiniLM-L6-v2: its sha256 is {digest}.")
 
 
-def _with_synonyms(
-    pieces: WordPieces, rows: Mapping[str, int], known: Mapping[str, int], meanings: Tensor
-) -> tuple[list[str], Tensor]:
-    """Words that get new rows, and the table with them: all rows of words that no caption says are moved towards the
-    synonyms that captions have for moods and tempi. `known` are a thesaurus's rows of `meanings`."""
+def with_synonyms(pieces: WordPieces, known: Mapping[str, int], meanings: Tensor) -> WordPieces:
+    """Word pieces whose rows heed a thesaurus: `known` words and their meanings [known, D], unit vectors.
+
+    A word that no caption says and that lies near to what captions say of moods and tempi is turned towards the nearest
+    of these, its length kept; of those without a row the nearest get one. What captions say stays as it is.
+    """
+    rows = pieces.tokenizer.get_vocab()
+    spoken = set(WORD.findall(" ".join([*words.said(), *_some_captions()]).lower()))
     ways = {way for each in (*words.MOODS.values(), *words.TEMPOS.values()) for way in each.training}
     said = sorted(way for way in ways if way in known and way in rows)
     likeness = meanings @ meanings[[known[word] for word in said]].T  # [known, said]
-    near = dict(zip(known, likeness.amax(1).tolist(), strict=True))
-    spoken = {piece for way in words.said() for piece in pieces.ids(way)}
+    near = likeness.amax(1).tolist()
+    unsaid = [word for word, at in known.items() if near[at] > NEAR and WORD.fullmatch(word) and word not in spoken]
+    moved, new = ([word for word in unsaid if (word in rows) == has_row] for has_row in (True, False))
+    new = sorted(new, key=lambda word: -near[known[word]])[:NEW_ROWS]
 
-    mine = [word for word, row in rows.items() if row not in spoken and len(word) > 2 and near.get(word, 0.0) > NEAR]
-    new = [word for word in known if word.isascii() and word.isalpha() and word not in rows]
-    new = sorted(new, key=near.__getitem__, reverse=True)[:NEW_ROWS]
+    closest = likeness[[known[word] for word in (*moved, *new)]].topk(SYNONYMS)
+    weights = F.normalize((closest.values - NEAR).clamp(min=0), p=1, dim=1)[..., None]
+    synonyms = pieces.table[[rows[word] for word in said]][closest.indices]  # [words, SYNONYMS, dim]
+    towards, lengths = (
+        F.normalize((weights * synonyms).sum(1), dim=1),
+        (weights * synonyms.norm(dim=2, keepdim=True)).sum(1),
+    )
+    table, at = pieces.table.clone(), [rows[word] for word in moved]
+    turned = F.normalize(torch.lerp(F.normalize(table[at], dim=1), towards[: len(at)], SYNONYMS_SHARE), dim=1)
+    table[at] = turned * table[at].norm(dim=1, keepdim=True)
+    added = (towards * lengths)[len(at) :]
+    vocabulary = [*sorted(rows, key=rows.__getitem__), *new]
+    return WordPieces(_trimmed(pieces.tokenizer, vocabulary), torch.cat([table, added]))
 
-    def meant(of: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Directions [words, dim] and lengths [words, 1]."""
-        found = likeness[[known[word] for word in of]].topk(SYNONYMS).indices
-        synonyms = pieces.table[[rows[word] for word in said]][found]
-        return F.normalize(synonyms.mean(1), dim=1), synonyms.norm(dim=2).mean(1, keepdim=True)
 
-    table, at = pieces.table.clone(), [rows[word] for word in mine]
-    direction, length = F.normalize(table[at], dim=1), table[at].norm(dim=1, keepdim=True)
-    table[at] = F.normalize(torch.lerp(direction, meant(mine)[0], SYNONYMS_SHARE), dim=1) * length
-    direction, length = meant(new)
-    return new, torch.cat([table, direction * length])
+def _some_captions() -> Iterator[str]:
+    """For the words with which captions put what they say."""
+    for seed in range(CAPTIONS):
+        yield caption(describe(seed), Random(seed))
 
 
 def _units(tokenizer: Tokenizer) -> dict[str, list[int]]:
