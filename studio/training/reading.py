@@ -170,7 +170,7 @@ def _neighbours(pieces: WordPieces) -> Tensor:
     kept = torch.zeros(len(unit))
     kept[kept_for_evaluation(pieces)] = torch.inf
     found = []
-    for own in torch.arange(len(unit)).split(1024):
+    for own in torch.split(torch.arange(len(unit)), 1024):
         likeness = unit[own] @ unit.T - kept
         likeness[torch.arange(len(own)), own] = -torch.inf  # itself
         found.append(likeness.topk(NEIGHBOURS).indices)
