@@ -49,9 +49,9 @@ class Evaluation:
     seeds: int = 3  # of each of them
     seconds: float = 8.0  # of each generated clip
     tempo_prompts: int = 50  # that name a tempo
-    solo_prompts: int = 40
+    solo_prompts: int = 200
     word_clips: int = 24  # of each word that no caption has, and of its neighbour
-    endings: int = 32  # prompts, with an ending and without
+    endings: int = 128  # prompts, with an ending and without
     long_clips: int = 32
     long_seconds: float = DURATION_MAX_S
     outputs: int = 100  # whose level, flatness, silence and clipping are measured; and as many of one prompt

@@ -273,7 +273,8 @@ NO_DRUMS = Words(
 
 SOLO = (
     "solo {}", "{} solo", "just {}", "only {}", "{} alone", "a lone {}", "a single {}", "{} on its own",
-    "{} with no other instruments", "{} without accompaniment", "one {} and no band",
+    "{} with no other instruments", "{} without accompaniment", "one {} and no band", "{} all alone", "{} playing alone",
+    "{} by herself", "{} on his own", "{} without a band", "no other instrument than {}",
 )  # fmt: skip
 
 ENERGY = {"low": "low energy", "medium": "balanced energy", "high": "high energy"}
