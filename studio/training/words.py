@@ -32,41 +32,66 @@ def _parse(table: str) -> dict[str, Words]:
 
 
 GENRES = _parse("""
-lo-fi hip hop: lo-fi hip hop, lofi hip hop, lofi, lo-fi, chillhop, lo-fi hip hop beat, lofi beat
+lo-fi hip hop: lo-fi hip hop, lofi hip hop, lofi, lo-fi, chillhop, lo-fi hip hop beat, lofi beat,
+  low-fi hip hop, lo-fi beats, dusty hip hop, mellow hip hop beat, tape-hiss beats, chill beats, study beats
   | chilled hip hop, low fidelity hip hop
-ambient: ambient, ambient music, ambient soundscape, drone, atmospheric music
-  | background textures, floating soundscape
-house: house, house music, deep house, dance music, club music, EDM
+ambient: ambient, ambient music, ambient soundscape, drone, atmospheric music,
+  soundscape, drones, ambient pads, textural music, space music, new age | background textures, floating soundscape
+house: house, house music, deep house, dance music, club music, EDM,
+  house beat, disco house, progressive house, club tune, four-on-the-floor house
   | dance floor music, electronic dance tune
-techno: techno, techno music, electronic music, minimal techno, rave | underground techno, warehouse rave
-rock: rock, rock music, rock song, rock and roll, rock band | garage rock, rock anthem
-metal: metal, heavy metal, metal song, metal music, hard rock | headbanging metal, crushing metal
-punk: punk, punk rock, pop punk, punk song | three-chord punk
-jazz: jazz, jazz music, swing jazz, swing, jazz tune | smoky jazz, jazz standard
-bossa nova: bossa nova, bossa, brazilian jazz, brazilian music | samba jazz
-blues: blues, the blues, blues song, blues jam, blues music | delta blues, juke joint blues
-funk: funk, funk music, funky groove, funky music | get-down funk
-reggae: reggae, reggae music, roots reggae, dub, jamaican music | caribbean reggae
-classical: classical, classical music, classical piece, chamber music | recital music, classical masterpiece
-cinematic: cinematic, cinematic music, film score, film music, movie soundtrack, soundtrack, trailer music
-  | motion picture score, movie theme
-folk: folk, folk music, folk song, folk tune | campfire folk, americana
-country: country, country music, country song, bluegrass | nashville country, honky-tonk
-trap: trap, trap beat, hip hop, rap beat, trap music | 808 trap, hip-hop instrumental
-synthwave: synthwave, retrowave, 80s synth music, synthpop, eighties electronic music
-  | outrun, neon eighties synths
-pop: pop, pop music, pop song, pop tune | chart pop, radio hit
-disco: disco, disco music, 70s disco, funky disco | nu-disco, seventies dance floor
-drum and bass: drum and bass, drum & bass, dnb, jungle | d&b, liquid drum and bass
-chiptune: chiptune, 8-bit music, 8-bit, video game music, retro game music, chip music
-  | game boy tune, 16-bit arcade tune
-waltz: waltz, waltz music, waltz dance, a dance in three | ballroom waltz
-latin: latin, latin music, salsa, mambo, cuban music | latin dance, havana night
-celtic: celtic, celtic music, irish music, irish folk, scottish music | gaelic tune, irish pub session
-lullaby: lullaby, cradle song, music for a baby, children's lullaby | bedtime song, baby sleep music
-march: march, military march, parade music, marching music | parade ground march
-ragtime: ragtime, ragtime music, rag, saloon music | scott joplin style
+techno: techno, techno music, electronic music, minimal techno, rave,
+  techno beat, detroit techno, acid techno, industrial techno, trance | underground techno, warehouse rave
+rock: rock, rock music, rock song, rock and roll, rock band,
+  classic rock, indie rock, alternative rock, stadium rock, rock tune | garage rock, rock anthem
+metal: metal, heavy metal, metal song, metal music, hard rock,
+  thrash metal, metalcore, doom metal, power metal, metal riffs | headbanging metal, crushing metal
+punk: punk, punk rock, pop punk, punk song,
+  two-chord punk, skate punk, street punk, hardcore punk, punk tune, power-chord punk | three-chord punk
+jazz: jazz, jazz music, swing jazz, swing, jazz tune,
+  bebop, cool jazz, big band jazz, jazz club music, jazz combo | smoky jazz, jazz standard
+bossa nova: bossa nova, bossa, brazilian jazz, brazilian music,
+  soft samba, samba, bossa nova tune, rio beach music | samba jazz
+blues: blues, the blues, blues song, blues jam, blues music,
+  chicago blues, twelve-bar blues, blues tune, blues shuffle | delta blues, juke joint blues
+funk: funk, funk music, funky groove, funky music,
+  funk jam, funk groove, soul funk, funk tune | get-down funk
+reggae: reggae, reggae music, roots reggae, dub, jamaican music,
+  reggae tune, island music, rocksteady, dancehall, reggae groove | caribbean reggae
+classical: classical, classical music, classical piece, chamber music,
+  concert music, baroque music, sonata, concerto, art music | recital music, classical masterpiece
+cinematic: cinematic, cinematic music, film score, film music, movie soundtrack, soundtrack, trailer music,
+  score, movie music, film soundtrack, cinema music, blockbuster score | motion picture score, movie theme
+folk: folk, folk music, folk song, folk tune,
+  roots folk, traditional folk, folk ballad, singer-songwriter music | campfire folk, americana
+country: country, country music, country song, bluegrass,
+  country tune, country ballad, western music, country and western | nashville country, honky-tonk
+trap: trap, trap beat, hip hop, rap beat, trap music,
+  trap instrumental, rap instrumental, drill beat, hip hop beat | 808 trap, hip-hop instrumental
+synthwave: synthwave, retrowave, 80s synth music, synthpop, eighties electronic music,
+  retro synth music, vaporwave, darkwave, eighties synth pop, new wave | outrun, neon eighties synths
+pop: pop, pop music, pop song, pop tune,
+  pop hit, mainstream pop, top 40 pop, commercial pop, pop single | chart pop, radio hit
+disco: disco, disco music, 70s disco, funky disco,
+  disco tune, disco hit, glitter ball disco | nu-disco, seventies dance floor
+drum and bass: drum and bass, drum & bass, dnb, jungle,
+  drum'n'bass, jungle beat, breakbeat, neurofunk | d&b, liquid drum and bass
+chiptune: chiptune, 8-bit music, 8-bit, video game music, retro game music, chip music,
+  nes music, pixel music, console game music, 8-bit tune, bleepy game music | game boy tune, 16-bit arcade tune
+waltz: waltz, waltz music, waltz dance, a dance in three,
+  viennese waltz, waltz tune, waltz in 3/4 | ballroom waltz
+latin: latin, latin music, salsa, mambo, cuban music,
+  merengue, cumbia, latin tune, tropical music, cha-cha, rumba | latin dance, havana night
+celtic: celtic, celtic music, irish music, irish folk, scottish music,
+  irish jig, reel, irish tune, highland music, celtic tune | gaelic tune, irish pub session
+lullaby: lullaby, cradle song, music for a baby, children's lullaby,
+  nursery song, goodnight song, nursery tune, song for a baby | bedtime song, baby sleep music
+march: march, military march, parade music, marching music,
+  military music, marching tune, processional, marching song | parade ground march
+ragtime: ragtime, ragtime music, rag, saloon music,
+  ragtime tune, rag time, old-time rag | scott joplin style
 """)
+
 
 MOODS = _parse("""
 happy: happy, cheerful, joyful, sunny, bright, feel-good,
@@ -273,8 +298,8 @@ NO_DRUMS = Words(
 
 SOLO = (
     "solo {}", "{} solo", "just {}", "only {}", "{} alone", "a lone {}", "a single {}", "{} on its own",
-    "{} with no other instruments", "{} without accompaniment", "one {} and no band", "{} all alone", "{} playing alone",
-    "{} by herself", "{} on his own", "{} without a band", "no other instrument than {}",
+    "{} with no other instruments", "{} without accompaniment", "one {} and no band", "{} all alone",
+    "{} playing alone", "{} by herself", "{} on his own", "{} without a band", "no other instrument than {}",
 )  # fmt: skip
 
 ENERGY = {"low": "low energy", "medium": "balanced energy", "high": "high energy"}
