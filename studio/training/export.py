@@ -141,9 +141,9 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
 
 ## What to expect
 General MIDI instruments, no voices, no recordings' sound. It knows the genres, instruments, moods and tempi of its
-composer. How well is measured below: drums or none are nearly always as asked for, slow or fast and the lead
-instrument three times in four, the genre two times in three; an ending that was asked for comes three times in five,
-and as often a word that no caption has moves the music as its neighbour in meaning does. Its loss was still falling
+composer. How well is measured below: drums or none, and slow or fast, are nearly always as asked for, the lead
+instrument three times in four, the genre three times in five; an ending that was asked for comes two times in three,
+and four of five words that no caption has move the music as their neighbours in meaning do. Its loss was still falling
 when training ended. How to make a better one is in `studio/training/mini.toml`.
 
 ## Licence
