@@ -92,7 +92,6 @@ ragtime: ragtime, ragtime music, rag, saloon music,
   ragtime tune, rag time, old-time rag | scott joplin style
 """)
 
-
 MOODS = _parse("""
 happy: happy, cheerful, joyful, sunny, bright, feel-good,
   happy, gleeful, jovial, delighted, smiling, glad, jubilant, carefree, good-humoured, sunshiny, upbeat
@@ -357,7 +356,7 @@ def all_ways() -> Iterator[Words]:
 
 
 def said() -> Iterator[str]:
-    """All that captions say."""
+    """All that captions say of music; how they put it is in `captions`."""
     for each in all_ways():
         yield from each.training
     for ways in (*FAMILIES.values(), SOLO, ORCHESTRAL, ACOUSTIC, ELECTRONIC, DUOS, DRUMS_ONLY, REQUESTS):
