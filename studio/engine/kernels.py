@@ -47,8 +47,8 @@ ORDERED = (
 
 
 def part(function: Function) -> Function:
-    """Compiled as a part of what calls it."""
-    compiled: Function = njit(**ARITHMETIC)(function)
+    """Compiled into what calls it: a call would hand over, and count references to, dozens of arrays."""
+    compiled: Function = njit(forceinline=True, **ARITHMETIC)(function)
     return compiled
 
 
@@ -222,10 +222,34 @@ def _products(rows: int, unrolled: int, floats: bool) -> Any:
     return block
 
 
-two_rows = _products(2, 2, floats=False)  # those of a request: weights come from memory once for both
-four_rows = _products(4, 2, floats=False)  # of two requests
-two_float_rows = _products(2, 2, floats=True)
-four_float_rows = _products(4, 2, floats=True)
+_two_rows = _products(2, 2, floats=False)  # those of a request: weights come from memory once for both
+_four_rows = _products(4, 2, floats=False)
+_eight_rows = _products(8, 2, floats=False)
+_two_float_rows = _products(2, 2, floats=True)
+_four_float_rows = _products(4, 2, floats=True)
+
+
+@part
+def byte_products(rows: int, *given: Any) -> int:
+    """`_products` of int8 for the first of these rows, an even number, as many as registers hold; returns how many."""
+    if rows >= 8:
+        _eight_rows(*given)
+        return 8
+    if rows >= 4:
+        _four_rows(*given)
+        return 4
+    _two_rows(*given)
+    return 2
+
+
+@part
+def float_products(rows: int, *given: Any) -> int:
+    """The same of bfloat16."""
+    if rows >= 4:
+        _four_float_rows(*given)
+        return 4
+    _two_float_rows(*given)
+    return 2
 
 
 @instructions

@@ -33,10 +33,10 @@ from studio.engine.kernels import (
     arrive,
     arrived,
     bits_of_float,
+    byte_products,
     exp,
     float_of_bits,
-    four_float_rows,
-    four_rows,
+    float_products,
     gelu,
     halve,
     here,
@@ -45,8 +45,6 @@ from studio.engine.kernels import (
     part,
     pause,
     step_aside,
-    two_float_rows,
-    two_rows,
     whole,
 )
 from studio.engine.transformer import Context, DecoderConfig, Get, Layer, Transformer
@@ -58,6 +56,8 @@ MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 but its sign
 HIGH = np.int32(-0x10000)  # the high half of them
 MIDDLE = 128  # how a byte of a key or a value stores 0
 LOW_MIDDLE = 7.5  # of its low half
+HALF, NIBBLES = np.int32(4), np.int32(0x0F0F0F0F)  # of a byte
+NOTHING = F(-1e30)  # the score of what is not there
 GIVEN = {"int8": torch.uint8, "bf16": torch.float32}  # what projections read, by the precision of the weights
 BYTES = np.dtype(np.uint8)
 CLOSE = F(1 / 32)  # the share of attention from which on a position is read in full
@@ -104,12 +104,11 @@ class Cells(NamedTuple):
     has two groups or blocks of channels; a line is [LANES, GROUP]: of keys, positions and channels; of values, channels
     and positions."""
 
-    keys: Array  # uint8 [layers, rows, heads, length / LANES, KEY_LINES + 1, LINE]; the last line has the scales
+    keys: Array  # int32 [layers, rows, heads, length / LANES, KEY_LINES + 1, LANES]; the last line has scales: the high
+    # halves of two float32, the value's and below it the key's
     values: Array  # uint8 [layers, rows, heads, length / GROUP, VALUE_LINES, LINE]
-    low_keys: Array  # uint8 [layers, rows, heads, length / LANES, KEY_LINES, LINE]
+    low_keys: Array  # int32 [layers, rows, heads, length / LANES, KEY_LINES, LANES]
     low_values: Array  # as values
-    scales: Array  # int32 [layers, rows, heads, length / LANES, LANES]: the high halves of two float32, the value's and
-    # below it the key's
 
 
 class Room(NamedTuple):
@@ -130,6 +129,8 @@ class Room(NamedTuple):
     added: Array  # float32 [threads, LANES], to the scores of one of them
     halves: Array  # uint8 [threads, 2, length], of the weights that scores become
     query: Array  # int8 [threads, HEAD]
+    bytes: Array  # uint8 [threads, HEAD], of a key or a value,
+    words: Array  # and the same as int32 [threads, HEAD / GROUP]
     counter: Array  # int64 [1], arrivals at barriers
 
 
@@ -156,17 +157,17 @@ def _largest(x: Any) -> Any:
     """The largest magnitude in x, by its bits, whose order is that of numbers; not a number where there is none."""
     most = bits_of_float(F(1e-12))
     for i in range(len(x)):
-        most = max(most, bits_of_float(x[i]) & MAGNITUDE)
+        most = max(most, np.int32(bits_of_float(x[i]) & MAGNITUDE))
     return float_of_bits(most)
 
 
 @part
 def _highest(x: Any) -> Any:
     """The largest number in x, likewise: of negative ones the bits run backwards."""
-    most = -MAGNITUDE
+    most = np.int32(-MAGNITUDE)
     for i in range(len(x)):
         bits = bits_of_float(x[i])
-        most = max(most, bits ^ ((bits >> np.int32(31)) & MAGNITUDE))
+        most = max(most, np.int32(bits ^ ((bits >> np.int32(31)) & MAGNITUDE)))
     return float_of_bits(most ^ ((most >> np.int32(31)) & MAGNITUDE))
 
 
@@ -230,18 +231,10 @@ def _project(
         w, at, r = weights.ctypes.data + block * lines * LINE, 4 * block * LANES, 0
         while r < rows:
             x, own, y = given.ctypes.data + r * stride, scale.ctypes.data + 4 * r, out.ctypes.data + r * width + at
-            if r + 4 <= rows:
-                if given.dtype == BYTES:
-                    four_rows(w, x, stride, lines, scales + at, biases + at, own, y, width, add)
-                else:
-                    four_float_rows(w, x, stride, lines, scales + at, biases + at, own, y, width, add)
-                r += 4
+            if given.dtype == BYTES:
+                r += byte_products(rows - r, w, x, stride, lines, scales + at, biases + at, own, y, width, add)
             else:
-                if given.dtype == BYTES:
-                    two_rows(w, x, stride, lines, scales + at, biases + at, own, y, width, add)
-                else:
-                    two_float_rows(w, x, stride, lines, scales + at, biases + at, own, y, width, add)
-                r += 2
+                r += float_products(rows - r, w, x, stride, lines, scales + at, biases + at, own, y, width, add)
 
 
 @part
@@ -251,29 +244,34 @@ def _scale(x: Any) -> Any:
 
 
 @part
-def _write(cells: Any, layer: int, row: int, head: int, at: int, key: Any, value: Any, numbers: Any) -> None:
-    """Store a key and a value [HEAD] at a position; it shares no byte with others."""
-    key_scale, value_scale = _scale(key), _scale(value)
-    key_by, value_by = F(1) / float_of_bits(key_scale), F(1) / float_of_bits(value_scale)
-    block, group = at // LANES, at // GROUP
-    cells.scales[layer, row, head, block, at % LANES] = value_scale | ((key_scale >> np.int32(16)) & np.int32(0xFFFF))
-    k, v = numbers[:HEAD], numbers[HEAD : 2 * HEAD]
+def _about_middle(x: Any, out: Any) -> Any:
+    """x [HEAD] as bytes about MIDDLE; returns the bits of their scale."""
+    scale = _scale(x)
+    by = F(1) / float_of_bits(scale)
     for i in range(HEAD):
-        k[i] = np.int32(np.rint(key[i] * key_by)) + np.int32(MIDDLE)
-        v[i] = np.int32(np.rint(value[i] * value_by)) + np.int32(MIDDLE)
+        out[i] = np.uint8(np.int32(np.rint(x[i] * by)) + MIDDLE)
+    return scale
+
+
+@part
+def _write(cells: Any, layer: int, row: int, head: int, at: int, key: Any, value: Any, room: Any, rank: int) -> None:
+    """Store a key and a value [HEAD] at a position; it shares no byte with others."""
+    bytes_, words = room.bytes[rank], room.words[rank]
+    block, lane, group, byte = at // LANES, at % LANES, at // GROUP, at % GROUP
     keys, low_keys = cells.keys[layer, row, head, block], cells.low_keys[layer, row, head, block]
-    for line in range(KEY_LINES):
-        for i in range(GROUP):
-            one, other, place = k[line * GROUP + i], k[HEAD // 2 + line * GROUP + i], at % LANES * GROUP + i
-            keys[line, place] = np.uint8(one >> 4 | (other >> 4) << 4)
-            low_keys[line, place] = np.uint8((one & 15) | (other & 15) << 4)
     values, low_values = cells.values[layer, row, head, group], cells.low_values[layer, row, head, group]
+    key_scale = _about_middle(key, bytes_)
+    for line in range(KEY_LINES):
+        one, other = words[line], words[KEY_LINES + line]
+        keys[line, lane] = np.int32((one >> HALF) & NIBBLES | other & ~NIBBLES)
+        low_keys[line, lane] = np.int32(one & NIBBLES | (other & NIBBLES) << HALF)
+    value_scale = _about_middle(value, bytes_)
+    keys[KEY_LINES, lane] = np.int32(value_scale | ((key_scale >> np.int32(16)) & np.int32(0xFFFF)))
     for line in range(VALUE_LINES):
-        for lane in range(LANES):
-            one, other = v[2 * line * LANES + lane], v[(2 * line + 1) * LANES + lane]
-            place = lane * GROUP + at % GROUP
-            values[line, place] = np.uint8(one >> 4 | (other >> 4) << 4)
-            low_values[line, place] = np.uint8((one & 15) | (other & 15) << 4)
+        for channel in range(LANES):
+            one, other = bytes_[2 * line * LANES + channel], bytes_[(2 * line + 1) * LANES + channel]
+            values[line, GROUP * channel + byte] = np.uint8(one >> HALF | other & ~NIBBLES)
+            low_values[line, GROUP * channel + byte] = np.uint8(one & NIBBLES | (other & NIBBLES) << HALF)
 
 
 @part
@@ -291,17 +289,18 @@ def _look(
         rounded[i] = np.int8(np.rint(query[i] / scale))
         middle += F(rounded[i])
     blocks = (length + LANES - 1) // LANES
+    end = blocks * LANES
     for block in range(blocks):
         n, here = block * LANES, keys + block * (KEY_LINES + 1) * LINE
         likeness(
             here, here + KEY_LINES * LINE, rounded.ctypes.data, F((MIDDLE - LOW_MIDDLE) / 16) * middle, F(16) * scale,
             scores[n:].ctypes.data, value_scale[n:].ctypes.data, values + block * KEY_LINES * LINE,
         )  # fmt: skip
-    highest, total = _highest(scores[:length]), F(0)
-    for n in range(length):
+    scores[length:end] = NOTHING
+    highest, total = _highest(scores[:end]), F(0)
+    for n in range(end):
         weights[n] = exp(scores[n] - highest)
         total += weights[n]
-    weights[length : blocks * LANES] = F(0)
     count, least = 0, CLOSE * total
     for block in range(blocks):
         if any_above(weights[block * LANES :].ctypes.data, least):
@@ -313,10 +312,12 @@ def _look(
             here, keys + (block * (KEY_LINES + 1) + KEY_LINES) * LINE, rounded.ctypes.data, F(LOW_MIDDLE) * middle,
             scale, added.ctypes.data, value_scale[n:].ctypes.data, here,
         )  # fmt: skip
-        for lane in range(min(LANES, length - n)):
+        added[length - n :] = F(0)
+        for lane in range(LANES):
             weight = exp(scores[n + lane] + added[lane] - highest)
             total += weight - weights[n + lane]
             weights[n + lane] = weight
+    value_scale[length:end] = F(0)
     return total, count
 
 
@@ -332,10 +333,10 @@ def _mix(
     high, low, close = room.halves[rank, 0], room.halves[rank, 1], room.close[rank]
     blocks, groups = (length + LANES - 1) // LANES, (length + GROUP - 1) // GROUP
     all_weights, close_weights = F(0), F(0)
-    for n in range(length):
+    for n in range(blocks * LANES):
         weights[n] *= value_scale[n]
         all_weights += weights[n]
-    by = _largest(weights[:length]) / F(0xFFFF)
+    by = _largest(weights[: blocks * LANES]) / F(0xFFFF)
     for block in range(blocks):
         n, rest = block * LANES, following + (blocks * KEY_LINES + block) * LINE
         halve(weights[n:].ctypes.data, F(1) / by, high[n:].ctypes.data, low[n:].ctypes.data, rest)
@@ -370,7 +371,7 @@ def _step(
     long the prompts are."""
     layers, heads, dim = own.keys.shape[0], own.keys.shape[2], room.x.shape[1]
     x, wide, mixed, counter, met = room.x, room.wide, room.mixed, room.counter.ctypes.data, 0
-    normed, given, scale, sums = room.normed[rank], room.given[rank], room.scale[rank], room.sums[rank]
+    normed, given, scale = room.normed[rank], room.given[rank], room.scale[rank]
     mine, others = heads * rank // size, heads * (rank + 1) // size
     first, last = mine * HEAD // LANES, others * HEAD // LANES  # the blocks of these heads
     third, ffn = dim // LANES, weights.up.weights.shape[1]
@@ -383,7 +384,7 @@ def _step(
             for head in range(mine, others):
                 c, h = head * HEAD, (head + 1) * HEAD
                 key, value = wide[r, dim + c : dim + h], wide[r, 2 * dim + c : 2 * dim + h]
-                _write(own, layer, r, head, at[r], key, value, sums)
+                _write(own, layer, r, head, at[r], key, value, room, rank)
                 then, there = (r, head + 1) if head + 1 < others else (min(r + 1, rows - 1), mine)
                 following = own.keys[layer, then, there].ctypes.data
                 _attend(own, layer, r, head, at[r] + 1, wide[r, c:h], mixed[r, c:h], room, rank, following)
@@ -443,13 +444,12 @@ class NativeCells(KeysValues):
         def keep(name: str, *shape: int, dtype: torch.dtype) -> None:
             self.register_buffer(name, zeros(*shape, device=device, dtype=dtype), persistent=False)
 
-        keep("keys", *shape, length // LANES, KEY_LINES + 1, LINE, dtype=torch.uint8)
+        keep("keys", *shape, length // LANES, KEY_LINES + 1, LANES, dtype=torch.int32)
         keep("values", *shape, length // GROUP, VALUE_LINES, LINE, dtype=torch.uint8)
-        keep("low_keys", *shape, length // LANES, KEY_LINES, LINE, dtype=torch.uint8)
+        keep("low_keys", *shape, length // LANES, KEY_LINES, LANES, dtype=torch.int32)
         keep("low_values", *shape, length // GROUP, VALUE_LINES, LINE, dtype=torch.uint8)
         keep("lengths", rows, dtype=torch.int64)
-        self.scales = self.keys.view(torch.int32)[..., KEY_LINES, :]
-        parts = self.keys, self.values, self.low_keys, self.low_values, self.scales
+        parts = self.keys, self.values, self.low_keys, self.low_values
         self.cells = Cells(*(tensor.numpy() for tensor in parts))
 
     @classmethod
@@ -479,11 +479,11 @@ class NativeCells(KeysValues):
         keys, key_scale = _in_halves(keys)
         values, value_scale = _in_halves(values)
         for name, bytes_ in (("keys", keys >> 4), ("low_keys", keys & 15)):
-            getattr(self, name)[:, row, :, :blocks, :KEY_LINES] = _key_lines(_whole_blocks(bytes_))
+            getattr(self, name)[:, row, :, :blocks, :KEY_LINES] = _key_lines(_whole_blocks(bytes_)).view(torch.int32)
         for name, bytes_ in (("values", values >> 4), ("low_values", values & 15)):
             getattr(self, name)[:, row, :, :groups] = _value_lines(_whole_blocks(bytes_))
         scales = _whole_blocks((value_scale | (key_scale >> 16))[..., None])
-        self.scales[:, row, :, :blocks] = scales.view(*scales.shape[:2], blocks, LANES)
+        self.keys[:, row, :, :blocks, KEY_LINES] = scales.view(*scales.shape[:2], blocks, LANES)
         self.lengths[row] = positions
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -514,6 +514,7 @@ class NativeTransformer(Transformer):
         def room(*shape: int, dtype: torch.dtype = torch.float32) -> Array:
             return torch.zeros(shape, dtype=dtype).numpy()
 
+        bytes_ = room(threads, HEAD, dtype=torch.uint8)
         self._room = Room(
             x=room(rows, c.dim), wide=room(rows, widest), mixed=room(rows, c.dim), logits=room(rows, heads),
             normed=room(threads, c.dim), given=room(threads, rows, max(c.dim, c.ffn), dtype=GIVEN[precision]),
@@ -521,7 +522,8 @@ class NativeTransformer(Transformer):
             scores=room(threads, longest), weights=room(threads, longest), value_scale=room(threads, longest),
             close=room(threads, longest // LANES, dtype=torch.int32), added=room(threads, LANES),
             halves=room(threads, 2, longest, dtype=torch.uint8),
-            query=room(threads, HEAD, dtype=torch.int8), counter=room(1, dtype=torch.int64),
+            query=room(threads, HEAD, dtype=torch.int8), bytes=bytes_, words=bytes_.view(np.int32),
+            counter=room(1, dtype=torch.int64),
         )  # fmt: skip
         self._threads = threads
         self._others = ThreadPoolExecutor(threads - 1, "decode") if threads > 1 else None
