@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def decode(
 
 
 class Forced(Decoder):
-    """Every request takes the codes that it is given; keeps the first one's logits."""
+    """Every request takes the codes that it is given; keeps all logits."""
 
     def force(self, codes: Tensor) -> None:
         self.given = delay.delay(codes, self.config.delays, special=0)[:, 1:]  # [K, steps]
@@ -67,7 +68,7 @@ class Forced(Decoder):
 
     def _advance(self, batch: Batch) -> None:
         codes = self.given[:, self._in_flight[0].done].expand(len(self._in_flight), -1)
-        self.seen.append(self._step.logits(batch)[0])
+        self.seen.append(self._step.logits(batch))
         self._step.record(len(codes), codes, torch.ones(codes.shape))
 
 
@@ -78,7 +79,7 @@ def test_logits_equal_audiocrafts(reference: Oracle) -> None:
     forced.force(codes)
     assert torch.equal(decode(forced, reference.conditions("sad piano"), frames, Sampling(0)), codes)
 
-    logits = torch.stack(forced.seen, dim=2)  # [2, K, steps, card]
+    logits = torch.stack(forced.seen, dim=3)[0]  # [2, K, steps, card]
     ours = torch.stack([logits[:, k, lag : lag + frames] for k, lag in enumerate(config.delays)], dim=1)
     theirs, valid = reference.logits(codes, "sad piano")  # [2, K, F, card]
     assert bool(valid.all())
@@ -156,6 +157,18 @@ def test_top_p_draws_as_audiocraft_does(top_p: float) -> None:
     torch.testing.assert_close(ours[0, 0], theirs, rtol=0, atol=0.012)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_each_codebook_takes_its_share_of_guidance(mono: Oracle, precision: str) -> None:
+    def codes(guidance: tuple[float, ...], cfg_coef: float) -> Tensor:
+        config = replace(mono.config, guidance=guidance)
+        one = Decoder(config, mono.parameters, device=CPU, precision=precision, slots=1, max_frames=20)
+        return decode(one, mono.conditions("flute"), 20, Sampling(0, cfg_coef=cfg_coef))
+
+    assert torch.equal(codes((1.0,) * 4, 5.0), codes((), 5.0))
+    assert torch.equal(codes((0.5,) * 4, 5.0), codes((), 3.0))
+    assert not torch.equal(codes((1.0, 1.0, 0.5, 0.5), 5.0), codes((), 5.0))
+
+
 def test_without_truncation_every_token_can_be_drawn() -> None:
     logits = torch.randn(1, 4, 64)
     torch.testing.assert_close(truncate(logits, rows(Sampling(0, top_k=0))), logits)
@@ -231,14 +244,15 @@ def test_codes_do_not_depend_on_the_neighbours(reference: Oracle, precision: str
 def test_logits_are_the_same_bits_in_any_company(name: str, precision: str) -> None:
     reference, frames = oracle(SHAPES[name]), 40
     codes = torch.randint(reference.config.cardinality, (reference.config.codebooks, frames))
-    shared = Forced(reference.config, reference.parameters, device=CPU, precision=precision, slots=4, max_frames=frames)
-    seen = []
-    for company in range(1, 5):
+    shared = Forced(reference.config, reference.parameters, device=CPU, precision=precision, slots=7, max_frames=frames)
+    seen, others = [], ["flute", *PROMPTS, *PROMPTS]
+    for company in (1, 2, 4, 5, 7):  # 2, 4, 8, 8 + 2 and 8 + 4 + 2 rows
         shared.force(codes)
-        for prompt in PROMPTS[:company]:
-            shared.admit(prompt, reference.conditions(prompt), frames, Sampling(0))
-        finish(shared, PROMPTS[:company])
-        seen.append(torch.stack(shared.seen))
+        for n, prompt in enumerate([*others[: company - 1], "flute"]):
+            shared.admit(str(n), reference.conditions(prompt), frames, Sampling(0))
+        finish(shared, list(map(str, range(company))))
+        logits = torch.stack(shared.seen)  # [steps, company, 2, K, card]
+        seen += [logits[:, 0], logits[:, -1]]
     for logits in seen[1:]:
         assert torch.equal(logits, seen[0])
 

@@ -67,7 +67,9 @@ class Bundle:
             described = json.loads((folder / "config.json").read_text())
             if described.get("format") != FORMAT:
                 raise CheckpointError(f"{folder} has format {described.get('format')!r}; this studio reads {FORMAT}.")
-            config = DecoderConfig(**{**described["lm"], "delays": tuple(described["lm"]["delays"])})
+            shape = described["lm"]
+            tuples = {"delays": tuple(shape["delays"]), "guidance": tuple(shape.get("guidance", ()))}
+            config = DecoderConfig(**shape | tuples)
             lm = load_file(folder / "lm.safetensors")
             check_shapes(folder.name, config, lm)
             codec = SpectralCodec.from_state(described["codec"], load_file(folder / "codec.safetensors"))

@@ -346,7 +346,9 @@ class Decoder:
         return Batch(
             reach=self._step.own.reach(2 * len(slots), length),
             prompts=self._prompts_reach([slot.prompt for slot in slots]) if self.config.cross_attention else None,
-            sampling=SamplingRows.of([slot.sampling for slot in slots], self.config.cardinality, self._device),
+            sampling=SamplingRows.of(
+                [slot.sampling for slot in slots], self.config.cardinality, self._device, self.config.guidance
+            ),
         )
 
     def _prompts_reach(self, prompts: list[int]) -> Reach:

@@ -41,9 +41,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Sums may be reordered and contracted, but what is not a number stays so; to divide by zero is no error.
 ARITHMETIC: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
-ORDERED = (
-    "nsz",
-)  # but not these, which would add up in another order among other rows: numba leaves flags that are there
+# Of a row's last additions: a harmless flag. Numba leaves flags that are there; its own would let them be added up in
+# another order among other rows.
+ORDERED = ("nsz",)
 
 
 def part(function: Function) -> Function:
@@ -222,7 +222,7 @@ def _products(rows: int, unrolled: int, floats: bool) -> Any:
     return block
 
 
-_two_rows = _products(2, 2, floats=False)  # those of a request: weights come from memory once for both
+_two_rows = _products(2, 2, floats=False)  # a request has two: weights come from memory once for both
 _four_rows = _products(4, 2, floats=False)
 _eight_rows = _products(8, 2, floats=False)
 _two_float_rows = _products(2, 2, floats=True)
@@ -231,7 +231,7 @@ _four_float_rows = _products(4, 2, floats=True)
 
 @part
 def byte_products(rows: int, *given: Any) -> int:
-    """`_products` of int8 for the first of these rows, an even number, as many as registers hold; returns how many."""
+    """`_products` of int8 for as many of the first rows as registers hold; `rows` is even. Returns how many."""
     if rows >= 8:
         _eight_rows(*given)
         return 8

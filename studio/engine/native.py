@@ -56,8 +56,9 @@ MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 but its sign
 HIGH = np.int32(-0x10000)  # the high half of them
 MIDDLE = 128  # how a byte of a key or a value stores 0
 LOW_MIDDLE = 7.5  # of its low half
-HALF, NIBBLES = np.int32(4), np.int32(0x0F0F0F0F)  # of a byte
-NOTHING = F(-1e30)  # the score of what is not there
+NIBBLE = np.int32(4)  # bits
+LOW_NIBBLES = np.int32(0x0F0F0F0F)  # of the four bytes of a word
+NOTHING = F(-1e30)  # the score of what is not there; an infinite one less itself would be no number
 GIVEN = {"int8": torch.uint8, "bf16": torch.float32}  # what projections read, by the precision of the weights
 BYTES = np.dtype(np.uint8)
 CLOSE = F(1 / 32)  # the share of attention from which on a position is read in full
@@ -101,8 +102,8 @@ class Weights(NamedTuple):
 
 class Cells(NamedTuple):
     """Keys and values of sequences: the high halves of their bytes, and apart from them the low ones. A byte of a line
-    has two groups or blocks of channels; a line is [LANES, GROUP]: of keys, positions and channels; of values, channels
-    and positions."""
+    has two groups or blocks of channels. A line of keys is a word of GROUP channels for each of LANES positions; one of
+    values is [LANES, GROUP], channels and positions."""
 
     keys: Array  # int32 [layers, rows, heads, length / LANES, KEY_LINES + 1, LANES]; the last line has scales: the high
     # halves of two float32, the value's and below it the key's
@@ -129,7 +130,7 @@ class Room(NamedTuple):
     added: Array  # float32 [threads, LANES], to the scores of one of them
     halves: Array  # uint8 [threads, 2, length], of the weights that scores become
     query: Array  # int8 [threads, HEAD]
-    bytes: Array  # uint8 [threads, HEAD], of a key or a value,
+    numbers: Array  # uint8 [threads, HEAD], a key or a value,
     words: Array  # and the same as int32 [threads, HEAD / GROUP]
     counter: Array  # int64 [1], arrivals at barriers
 
@@ -231,22 +232,14 @@ def _project(
         w, at, r = weights.ctypes.data + block * lines * LINE, 4 * block * LANES, 0
         while r < rows:
             x, own, y = given.ctypes.data + r * stride, scale.ctypes.data + 4 * r, out.ctypes.data + r * width + at
-            if given.dtype == BYTES:
-                r += byte_products(rows - r, w, x, stride, lines, scales + at, biases + at, own, y, width, add)
-            else:
-                r += float_products(rows - r, w, x, stride, lines, scales + at, biases + at, own, y, width, add)
-
-
-@part
-def _scale(x: Any) -> Any:
-    """By what x [HEAD] is divided to be whole numbers less than MIDDLE: the bits of a float32, rounded up to half."""
-    return (bits_of_float(_largest(x) / F(MIDDLE - 1)) + np.int32(0xFFFF)) & HIGH
+            to = w, x, stride, lines, scales + at, biases + at, own, y, width, add
+            r += byte_products(rows - r, *to) if given.dtype == BYTES else float_products(rows - r, *to)
 
 
 @part
 def _about_middle(x: Any, out: Any) -> Any:
-    """x [HEAD] as bytes about MIDDLE; returns the bits of their scale."""
-    scale = _scale(x)
+    """x [HEAD] as bytes about MIDDLE; returns their scale's bits, rounded up to half of a float32."""
+    scale = (bits_of_float(_largest(x) / F(MIDDLE - 1)) + np.int32(0xFFFF)) & HIGH
     by = F(1) / float_of_bits(scale)
     for i in range(HEAD):
         out[i] = np.uint8(np.int32(np.rint(x[i] * by)) + MIDDLE)
@@ -256,30 +249,31 @@ def _about_middle(x: Any, out: Any) -> Any:
 @part
 def _write(cells: Any, layer: int, row: int, head: int, at: int, key: Any, value: Any, room: Any, rank: int) -> None:
     """Store a key and a value [HEAD] at a position; it shares no byte with others."""
-    bytes_, words = room.bytes[rank], room.words[rank]
+    numbers, words = room.numbers[rank], room.words[rank]
     block, lane, group, byte = at // LANES, at % LANES, at // GROUP, at % GROUP
     keys, low_keys = cells.keys[layer, row, head, block], cells.low_keys[layer, row, head, block]
     values, low_values = cells.values[layer, row, head, group], cells.low_values[layer, row, head, group]
-    key_scale = _about_middle(key, bytes_)
+    key_scale = _about_middle(key, numbers)
     for line in range(KEY_LINES):
         one, other = words[line], words[KEY_LINES + line]
-        keys[line, lane] = np.int32((one >> HALF) & NIBBLES | other & ~NIBBLES)
-        low_keys[line, lane] = np.int32(one & NIBBLES | (other & NIBBLES) << HALF)
-    value_scale = _about_middle(value, bytes_)
+        keys[line, lane] = np.int32((one >> NIBBLE) & LOW_NIBBLES | other & ~LOW_NIBBLES)
+        low_keys[line, lane] = np.int32(one & LOW_NIBBLES | (other & LOW_NIBBLES) << NIBBLE)
+    value_scale = _about_middle(value, numbers)
     keys[KEY_LINES, lane] = np.int32(value_scale | ((key_scale >> np.int32(16)) & np.int32(0xFFFF)))
     for line in range(VALUE_LINES):
         for channel in range(LANES):
-            one, other = bytes_[2 * line * LANES + channel], bytes_[(2 * line + 1) * LANES + channel]
-            values[line, GROUP * channel + byte] = np.uint8(one >> HALF | other & ~NIBBLES)
-            low_values[line, GROUP * channel + byte] = np.uint8(one & NIBBLES | (other & NIBBLES) << HALF)
+            one, other = numbers[2 * line * LANES + channel], numbers[(2 * line + 1) * LANES + channel]
+            values[line, GROUP * channel + byte] = np.uint8(one >> NIBBLE | other & ~LOW_NIBBLES)
+            low_values[line, GROUP * channel + byte] = np.uint8(one & LOW_NIBBLES | (other & LOW_NIBBLES) << NIBBLE)
 
 
 @part
 def _look(
     cells: Any, layer: int, row: int, head: int, length: int, query: Any, room: Any, rank: int
 ) -> tuple[Any, int]:
-    """How much a scaled query [HEAD] attends to each of a head's first `length` positions, to room.weights; their sum,
-    and how many blocks, named in room.close, are looked at closely. The values are asked for."""
+    """How much a scaled query [HEAD] attends to each of a head's first `length` positions, to room.weights, next to
+    nothing in the rest of the last block; their sum, and how many blocks, named in room.close, are looked at closely.
+    The values are asked for."""
     keys, values = cells.keys[layer, row, head].ctypes.data, cells.values[layer, row, head].ctypes.data
     low_keys = cells.low_keys[layer, row, head].ctypes.data
     scores, value_scale, weights = room.scores[rank], room.value_scale[rank], room.weights[rank]
@@ -312,12 +306,11 @@ def _look(
             here, keys + (block * (KEY_LINES + 1) + KEY_LINES) * LINE, rounded.ctypes.data, F(LOW_MIDDLE) * middle,
             scale, added.ctypes.data, value_scale[n:].ctypes.data, here,
         )  # fmt: skip
-        added[length - n :] = F(0)
+        added[length - n :] = F(0)  # a former request may have left no numbers
         for lane in range(LANES):
             weight = exp(scores[n + lane] + added[lane] - highest)
             total += weight - weights[n + lane]
             weights[n + lane] = weight
-    value_scale[length:end] = F(0)
     return total, count
 
 
@@ -332,11 +325,12 @@ def _mix(
     weights, value_scale, sums = room.weights[rank], room.value_scale[rank], room.sums[rank]
     high, low, close = room.halves[rank, 0], room.halves[rank, 1], room.close[rank]
     blocks, groups = (length + LANES - 1) // LANES, (length + GROUP - 1) // GROUP
-    all_weights, close_weights = F(0), F(0)
-    for n in range(blocks * LANES):
+    all_weights, close_weights, end = F(0), F(0), blocks * LANES
+    value_scale[length:end] = F(0)  # likewise
+    for n in range(end):
         weights[n] *= value_scale[n]
         all_weights += weights[n]
-    by = _largest(weights[: blocks * LANES]) / F(0xFFFF)
+    by = _largest(weights[:end]) / F(0xFFFF)
     for block in range(blocks):
         n, rest = block * LANES, following + (blocks * KEY_LINES + block) * LINE
         halve(weights[n:].ctypes.data, F(1) / by, high[n:].ctypes.data, low[n:].ctypes.data, rest)
@@ -479,7 +473,7 @@ class NativeCells(KeysValues):
         keys, key_scale = _in_halves(keys)
         values, value_scale = _in_halves(values)
         for name, bytes_ in (("keys", keys >> 4), ("low_keys", keys & 15)):
-            getattr(self, name)[:, row, :, :blocks, :KEY_LINES] = _key_lines(_whole_blocks(bytes_)).view(torch.int32)
+            getattr(self, name)[:, row, :, :blocks, :KEY_LINES] = _key_lines(_whole_blocks(bytes_))
         for name, bytes_ in (("values", values >> 4), ("low_values", values & 15)):
             getattr(self, name)[:, row, :, :groups] = _value_lines(_whole_blocks(bytes_))
         scales = _whole_blocks((value_scale | (key_scale >> 16))[..., None])
@@ -514,7 +508,7 @@ class NativeTransformer(Transformer):
         def room(*shape: int, dtype: torch.dtype = torch.float32) -> Array:
             return torch.zeros(shape, dtype=dtype).numpy()
 
-        bytes_ = room(threads, HEAD, dtype=torch.uint8)
+        numbers = room(threads, HEAD, dtype=torch.uint8)
         self._room = Room(
             x=room(rows, c.dim), wide=room(rows, widest), mixed=room(rows, c.dim), logits=room(rows, heads),
             normed=room(threads, c.dim), given=room(threads, rows, max(c.dim, c.ffn), dtype=GIVEN[precision]),
@@ -522,7 +516,7 @@ class NativeTransformer(Transformer):
             scores=room(threads, longest), weights=room(threads, longest), value_scale=room(threads, longest),
             close=room(threads, longest // LANES, dtype=torch.int32), added=room(threads, LANES),
             halves=room(threads, 2, longest, dtype=torch.uint8),
-            query=room(threads, HEAD, dtype=torch.int8), bytes=bytes_, words=bytes_.view(np.int32),
+            query=room(threads, HEAD, dtype=torch.int8), numbers=numbers, words=numbers.view(np.int32),
             counter=room(1, dtype=torch.int64),
         )  # fmt: skip
         self._threads = threads
@@ -640,7 +634,7 @@ def _in_bytes(numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _in_halves(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers [..., HEAD] as uint8 about MIDDLE, and the bits of their scales, int32 [...]: as `_write` does."""
+    """Numbers [..., HEAD] as uint8 about MIDDLE, and the bits of their scales, int32 [...]: as `_about_middle` does."""
     most = numbers.abs().amax(dim=-1).clamp_(min=1e-12).div_(MIDDLE - 1)
     scale = (most.view(torch.int32) + 0xFFFF) & -0x10000
     return ((numbers / scale.view(torch.float32)[..., None]).round() + MIDDLE).to(torch.uint8), scale
@@ -652,11 +646,11 @@ def _whole_blocks(of_positions: Tensor) -> Tensor:
 
 
 def _key_lines(halves: Tensor) -> Tensor:
-    """4 bits each [layers, heads, P, HEAD] to [layers, heads, P / LANES, KEY_LINES, LINE]."""
+    """4 bits each [layers, heads, P, HEAD] to words [layers, heads, P / LANES, KEY_LINES, LANES]."""
     layers, heads, positions, _ = halves.shape
     groups = halves.view(layers, heads, positions // LANES, LANES, HEAD // GROUP, GROUP).transpose(3, 4)
     low, high = groups.reshape(layers, heads, positions // LANES, 2, KEY_LINES, LINE).unbind(3)
-    return low | high << 4
+    return (low | high << 4).view(torch.int32)
 
 
 def _value_lines(halves: Tensor) -> Tensor:

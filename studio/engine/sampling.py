@@ -32,23 +32,31 @@ class Sampling:
 class SamplingRows:
     """The parameters of A requests side by side."""
 
-    cfg_coef: Tensor  # [A, 1, 1]
+    cfg_coef: Tensor  # [A, K, 1], or [A, 1, 1] where it is the same for all codebooks
     temperature: Tensor  # [A, 1, 1]
     kept: Tensor  # [A, 1, 1] int64, 1 to the cardinality: how many top-k keeps
     top_p: Tensor | None  # [A, 1, 1]; absent when no request uses it
     candidates: int  # so many of the likeliest tokens must be sorted
 
     @classmethod
-    def of(cls, samplings: Sequence[Sampling], cardinality: int, device: torch.device) -> SamplingRows:
-        """Rows on `device`, in the order given."""
+    def of(
+        cls,
+        samplings: Sequence[Sampling],
+        cardinality: int,
+        device: torch.device,
+        guidance: Sequence[float] = (),
+    ) -> SamplingRows:
+        """Rows on `device`, in the order given; `guidance` [K] is what each codebook takes of it, as a decoder says."""
         kept = [_kept(sampling, cardinality) for sampling in samplings]
         top_p = [0.0 if sampling.greedy else sampling.top_p for sampling in samplings]
 
         def column(values: Sequence[float] | Sequence[int]) -> Tensor:
             return torch.tensor(values, device=device)[:, None, None]
 
+        cfg_coef = column([sampling.cfg_coef for sampling in samplings])
+        less = torch.tensor(guidance or (1.0,), device=device)[:, None] - 1.0
         return cls(
-            cfg_coef=column([sampling.cfg_coef for sampling in samplings]),
+            cfg_coef=cfg_coef + less * (cfg_coef - 1.0),
             temperature=column([1.0 if sampling.greedy else sampling.temperature for sampling in samplings]),
             kept=column(kept),
             top_p=column(top_p) if any(top_p) else None,

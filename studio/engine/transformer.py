@@ -39,11 +39,13 @@ class DecoderConfig:
     cardinality: int = 1024  # codes a codebook; the code after the last is the special token
     cross_attention: bool = True
     summed: bool = False  # whether conditions are added to the codes as well
+    guidance: tuple[float, ...] = ()  # how much of cfg_coef - 1 each codebook takes; of none, all
     max_period: float = 10_000.0  # of the sinusoidal positions
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         assert self.dim % (2 * self.heads) == 0, (self.dim, self.heads)
+        assert len(self.guidance) in (0, self.codebooks), self.guidance
 
     @property
     def codebooks(self) -> int:

@@ -131,6 +131,8 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
 - **Time.** Every step reads where in the beat, the bar and the phrase it stands (`studio/engine/metre.py`). The tempo
   is the one that the prompt names, or one that its words let expect; so is the metre. "With an ending" gets one, to
   which guidance leads as to all else that is asked for, and from the last chord on to nothing but the prompt's words.
+- **Guidance.** The two finer codebooks take half of it: they say little of the prompt, and all of a `cfg_coef` of 6 led
+  them astray.
 - **Codec.** `studio/engine/spectral_codec.py`: ConvNeXt on STFT frames, residual vector quantiser, inverse STFT. Its
   decoder's last steps learned from a discriminator of spectra (`adversary`), and not to pulse at their rate.
 - **Language model.** {steps} steps in {minutes} minutes on two CPU cores, from the weights of an earlier version; Muon

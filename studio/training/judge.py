@@ -84,7 +84,7 @@ class Judge:
     def learn(
         cls, pieces: int, soundfonts: Sequence[Path], codec: SpectralCodec, cache: Path, workers: int = 1
     ) -> Judge:
-        """Render, listen and learn; what was heard is kept in `cache` for the same codes and number of pieces.
+        """Render, listen and learn; what was heard is kept in `cache` for these soundfonts, codec and pieces.
 
         Its accuracy is that of held-out music with the last soundfont, through the codec: what it would say of a
         model that makes no mistakes.
@@ -154,5 +154,8 @@ def _hear(soundfonts: Sequence[Path], codec: SpectralCodec, numbers: range) -> H
 
 
 def _digest(codec: SpectralCodec) -> str:
-    """Of its codebooks: a decoder that learned on does not make what was heard wrong."""
-    return hashlib.sha256(codec.codebooks.numpy().tobytes()).hexdigest()[:16]
+    """Of all its weights: the judge knows how music sounds through this decoder."""
+    digest = hashlib.sha256()
+    for tensor in codec.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
