@@ -40,23 +40,18 @@ class SamplingRows:
 
     @classmethod
     def of(
-        cls,
-        samplings: Sequence[Sampling],
-        cardinality: int,
-        device: torch.device,
-        guidance: Sequence[float] = (),
+        cls, samplings: Sequence[Sampling], cardinality: int, device: torch.device, guidance: Sequence[float] = ()
     ) -> SamplingRows:
         """Rows on `device`, in the order given; `guidance` [K] is what each codebook takes of it, as a decoder says."""
         kept = [_kept(sampling, cardinality) for sampling in samplings]
         top_p = [0.0 if sampling.greedy else sampling.top_p for sampling in samplings]
+        cfg_coef = [[s.cfg_coef - (1 - share) * (s.cfg_coef - 1) for share in guidance or (1,)] for s in samplings]
 
         def column(values: Sequence[float] | Sequence[int]) -> Tensor:
             return torch.tensor(values, device=device)[:, None, None]
 
-        cfg_coef = column([sampling.cfg_coef for sampling in samplings])
-        less = torch.tensor(guidance or (1.0,), device=device)[:, None] - 1.0
         return cls(
-            cfg_coef=cfg_coef + less * (cfg_coef - 1.0),
+            cfg_coef=torch.tensor(cfg_coef, device=device)[..., None],
             temperature=column([1.0 if sampling.greedy else sampling.temperature for sampling in samplings]),
             kept=column(kept),
             top_p=column(top_p) if any(top_p) else None,
