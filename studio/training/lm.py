@@ -79,13 +79,8 @@ class LmTraining:
     start_weight: float = 6.0  # of a sequence's first frame; a prompt says most where no music has been heard yet
     start_fade_frames: float = 30.0  # in which that falls to 1, but for 1/e of what it exceeds it by
     ending_weight: float = 1.0  # of the frames from the last chord on, where an ending is told: they are few
-    guidance: tuple[float, ...] = (
-        1.0,
-        1.0,
-        0.5,
-        0.5,
-    )  # where music is made: fine codes say little of the prompt, and all
-    # of a cfg_coef of 6 leads them astray
+    # Of each codebook, in making music: fine codes say little of the prompt, and at 6 all of it leads them astray.
+    guidance: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5)
     ema_decay: float = 0.995
     held_out_pieces: int = 16
     held_out_frames: int = 1500
