@@ -12,11 +12,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from studio.engine import delay
 from studio.engine.attention import Dense
-from studio.engine.decoder import Batch, Decoder
+from studio.engine.decoder import Decoder
 from studio.engine.linear import Int8WeightLinear
 from studio.engine.model import Conditions
 from studio.engine.recording import Graphs, Traces
 from studio.engine.sampling import FIRST_OF_KEPT, Sampling, SamplingRows, draw, truncate
+from studio.engine.step import UNKNOWN, Batch
 from studio.engine.transformer import MONO_DELAYS, STEREO_DELAYS, decoder_shapes
 from studio.errors import InvalidRequest, NotFinite
 from tests.oracle import MONO, SHAPES, Oracle, audiocraft, oracle
@@ -351,8 +352,9 @@ def test_a_prompt_longer_than_the_buffers_is_refused(mono: Oracle) -> None:
     assert shared.free_slots == 1
 
 
-def test_weights_that_are_not_numbers_fail_the_request_and_not_its_neighbour(mono: Oracle) -> None:
-    shared = decoder(mono, slots=2)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_weights_that_are_not_numbers_fail_the_request_and_not_its_neighbour(mono: Oracle, precision: str) -> None:
+    shared = decoder(mono, slots=2, precision=precision)
     shared.admit("bad", Conditions(cross=torch.full((5, MONO.dim), torch.nan)), 20, Sampling(0))
     shared.admit("good", mono.conditions("flute"), 30, Sampling(1))
     done: Mapping[str, bool] = {}
@@ -361,9 +363,8 @@ def test_weights_that_are_not_numbers_fail_the_request_and_not_its_neighbour(mon
     with pytest.raises(NotFinite):
         shared.take("bad")
     assert shared.free_slots == 1
-    assert torch.equal(
-        finish(shared, ["good"])["good"], decode(decoder(mono), mono.conditions("flute"), 30, Sampling(1))
-    )
+    alone = decode(decoder(mono, precision=precision), mono.conditions("flute"), 30, Sampling(1))
+    assert torch.equal(finish(shared, ["good"])["good"], alone)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
@@ -377,6 +378,32 @@ def test_a_slot_that_held_numbers_that_are_none_can_be_used_again(mono: Oracle, 
         decode(shared, mono.conditions("flute"), 30, Sampling(1)),
         decode(decoder(mono, precision=precision), mono.conditions("flute"), 30, Sampling(1)),
     )
+
+
+class Compared(Decoder):
+    """Draws each step's codes twice: as `sampling` does from the step's logits, and in the step."""
+
+    def _advance(self, batch: Batch) -> None:
+        step, rows = self._step, torch.arange(batch.size)
+        drawn, _ = step.choose(batch, step.logits(batch))
+        drawn[step.codes[rows, step.step[rows]] != UNKNOWN] = UNKNOWN  # not drawn
+        super()._advance(batch)
+        equal = drawn == step.tokens[rows]
+        self.equal = [*getattr(self, "equal", []), *equal[drawn != UNKNOWN].tolist()]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_the_compiled_step_draws_as_the_operators_do(mono: Oracle, precision: str) -> None:
+    """All codes but those where the last bits of an exponential decide."""
+    samplings = [*SAMPLINGS, Sampling(5, greedy=True), Sampling(6, top_k=1), Sampling(7, top_p=1e-6)]
+    shared = Compared(
+        mono.config, mono.parameters, device=CPU, precision=precision, slots=len(samplings), max_frames=MAX_FRAMES
+    )
+    for sampling in samplings:
+        shared.admit(str(sampling.seed), mono.conditions("flute"), 100, sampling)
+    finish(shared, [str(sampling.seed) for sampling in samplings])
+    assert len(shared.equal) == len(samplings) * mono.config.codebooks * 100
+    assert sum(shared.equal) >= 0.999 * len(shared.equal)
 
 
 @pytest.mark.parametrize(("precision", "error", "times"), [("int8", 0.03, 1.3), ("bf16", 0.015, 1.7)])

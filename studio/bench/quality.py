@@ -15,11 +15,12 @@ from rich.table import Table
 from torch import Tensor
 
 from studio.engine import catalog, delay, loader
-from studio.engine.decoder import Batch, Decoder
+from studio.engine.decoder import Decoder
 from studio.engine.metre import Metre, beat_frames
 from studio.engine.model import Conditions, LoadedModel
 from studio.engine.reader import PromptEncoder
 from studio.engine.sampling import Sampling, guide
+from studio.engine.step import Batch
 from studio.engine.transformer import DecoderConfig
 from studio.engine.weights import load
 from studio.errors import ConfigurationError
