@@ -142,7 +142,7 @@ class Room(NamedTuple):
     odds: Array  # float32 [threads, card]; numbers in it stand for the tokens of one codebook,
     order: Array  # as they do in int32 [threads, card]
     shares: Array  # and in float32 [threads, card]
-    counter: Array  # int64 [1], arrivals at barriers
+    counter: Array  # int64 [1], arrivals at meetings
 
 
 # The compiled function and its parts.
@@ -150,7 +150,7 @@ class Room(NamedTuple):
 
 @part
 def _meet(counter: int, size: int, met: int) -> int:
-    """Wait for the other threads; `met` counts the meetings."""
+    """Wait for the other threads; `met` counts their meetings."""
     if size > 1:
         arrive(counter)
         looks = 0
@@ -439,13 +439,13 @@ def _draw(requests: Any, draws: Any, a: int, k: int, logits: Any, odds: Any, ord
 
 @whole
 def decode(
-    rank: int, size: int, count: int, weights: Any, requests: Any, own: Any, prompts: Any, prompt: Any, draws: Any,
-    room: Any, eps: Any,
+    rank: int, size: int, met: int, count: int, weights: Any, requests: Any, own: Any, prompts: Any, prompt: Any,
+    draws: Any, room: Any, eps: Any,
 ) -> None:  # fmt: skip
-    """A step of the first `count` requests, by thread `rank` of `size`; `prompt` [count] says how long the prompts are,
-    and is empty where there is no cross-attention."""
+    """A step of the first `count` requests, by thread `rank` of `size`, which have met `met` times before; `prompt`
+    [count] says how long prompts are, and is empty where there is no cross-attention."""
     layers, heads, dim, rows = own.keys.shape[0], own.keys.shape[2], room.x.shape[1], 2 * count
-    x, wide, mixed, counter, met = room.x, room.wide, room.mixed, room.counter.ctypes.data, 0
+    x, wide, mixed, counter = room.x, room.wide, room.mixed, room.counter.ctypes.data
     normed, given, scale = room.normed[rank], room.given[rank], room.scale[rank]
     mine, others = heads * rank // size, heads * (rank + 1) // size
     first, last = mine * HEAD // LANES, others * HEAD // LANES  # the blocks of these heads
@@ -499,9 +499,9 @@ def decode(
     a, z = codes * rank // size, codes * (rank + 1) // size
     _prepare(x, weights.norm, 0, eps, rows, normed, given, scale)
     _project(weights.head, 0, a, z, rows, given, scale, room.logits, False)
+    met = _meet(counter, size, met)
     if len(draws.temperature) == 0:
         return
-    met = _meet(counter, size, met)
     codebooks, card = requests.tokens.shape[1], room.odds.shape[1]
     for each in range(count * codebooks * rank // size, count * codebooks * (rank + 1) // size):
         a, k = each // codebooks, each % codebooks

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ from torch import Tensor
 from studio.engine.attention import KeysValues, Reach, rounded, zeros
 from studio.engine.compiled import MIDDLE, Array, Cells, Draws, Matrix, Norms, Requests, Room, Weights, decode
 from studio.engine.kernels import GROUP, HEAD, KEY_LINES, LANES, LINE, PAIR, VALUE_LINES, F, here
+from studio.engine.sampling import SamplingRows
 from studio.engine.step import Batch, Step
 from studio.engine.transformer import DecoderConfig, Get, Layer, Transformer
 
@@ -192,33 +196,52 @@ class NativeStep(Step):
             odds=room(threads, c.cardinality), order=room(threads, c.cardinality, dtype=torch.int32),
             shares=room(threads, c.cardinality), counter=room(1, dtype=torch.int64),
         )  # fmt: skip
-        self._threads = threads
-        self._others = ThreadPoolExecutor(threads - 1, "decode") if threads > 1 else None
-        self._decode(0, _NOBODY)  # compiles it
+        self._helpers = [SimpleQueue[Any]() for _ in range(1, threads)]
+        self._ready: tuple[Batch | None, tuple[Any, ...]] = None, self._given(0, _NOBODY)
+        decode(0, 1, 0, *self._ready[1])  # compiles it
+        for rank, steps_to_do in enumerate(self._helpers, 1):
+            Thread(target=_help, args=(rank, steps_to_do), name=f"decode-{rank}", daemon=True).start()
+            weakref.finalize(self, steps_to_do.put, None)
 
     def forward(self, batch: Batch) -> Tensor:
-        s, a = batch.sampling, batch.size
-        top_p = torch.zeros(a) if s.top_p is None else s.top_p.view(a)
-        draws = s.cfg_coef.view(a, -1), s.temperature.view(a), s.kept.view(a), top_p
-        self._decode(a, Draws(*(tensor.numpy() for tensor in draws)))
-        return self.tokens[:a]
+        if self._ready[0] is not batch:
+            self._ready = batch, self._given(batch.size, _draws(batch.sampling))
+        self._decode(self._ready[1])
+        return self.tokens[: batch.size]
 
     def logits(self, batch: Batch) -> Tensor:
-        self._decode(batch.size, _NOBODY)
+        self._decode(self._given(batch.size, _NOBODY))
         c = self.transformer.config
         return torch.from_numpy(self._room.logits)[: 2 * batch.size].view(-1, 2, c.codebooks, c.cardinality).clone()
 
-    def _decode(self, count: int, draws: Draws) -> None:
-        self._room.counter[0] = 0
+    def _given(self, count: int, draws: Draws) -> tuple[Any, ...]:
+        """What `decode` is given after the threads and their meetings."""
         prompt = self._prompts.lengths[: max(count, 1) if self.prompts is not None else 0].numpy()
-        given = (
-            self._threads, count, self._weights, self._requests, self._own, self._prompts.cells, prompt, draws,
-            self._room, self._eps,
+        return (
+            count, self._weights, self._requests, self._own, self._prompts.cells, prompt, draws, self._room, self._eps,
         )  # fmt: skip
-        others = [self._others.submit(decode, rank, *given) for rank in range(1, self._threads)] if self._others else []
+
+    def _decode(self, given: tuple[Any, ...]) -> None:
+        """All meet at the end, so none has to be waited for."""
+        size = 1 + len(self._helpers)
+        given = (size, int(self._room.counter[0]) // size, *given)
+        for steps_to_do in self._helpers:
+            steps_to_do.put(given)
         decode(0, *given)
-        for other in others:
-            other.result()
+
+
+def _help(rank: int, steps_to_do: SimpleQueue[Any]) -> None:
+    """A thread's part of each step, until there is no more to come."""
+    while given := steps_to_do.get():
+        decode(rank, *given)
+        del given  # the weights may be unloaded before the next one
+
+
+def _draws(rows: SamplingRows) -> Draws:
+    a = len(rows.kept)
+    top_p = torch.zeros(a) if rows.top_p is None else rows.top_p.view(a)
+    each = rows.cfg_coef.view(a, -1), rows.temperature.view(a), rows.kept.view(a), top_p
+    return Draws(*(tensor.numpy() for tensor in each))
 
 
 _NOBODY = Draws(
@@ -230,8 +253,7 @@ def _matrix(weights: Sequence[Tensor], precision: str) -> Matrix:
     """Projections [out, in] of the layers in reading order; in bytes, each output has a scale."""
     layers, (out, into) = len(weights), weights[0].shape if weights else (0, 0)
     together, dtype = (GROUP, torch.int8) if precision == "int8" else (PAIR, torch.uint16)
-    ordered = torch.empty(layers, out // LANES, into // together, LANES, together, dtype=dtype)
-    assert ordered.data_ptr() % LINE == 0, "torch begins tensors on a line of memory"
+    ordered = zeros(layers, out // LANES, into // together, LANES, together, device=torch.device("cpu"), dtype=dtype)
     scale, bias = torch.zeros(layers, out), torch.zeros(layers, out, dtype=torch.int32)
     for at, weight in enumerate(weights):
         if precision == "int8":
