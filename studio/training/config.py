@@ -61,14 +61,20 @@ def read(path: Path = MINI) -> Recipe:
     """Read a recipe; what it does not name has the default in the code.
 
     Raises:
-        ConfigurationError: the file is not there, not TOML, or names something unknown.
+        ConfigurationError: the file is not there, not TOML, names something unknown, or contradicts itself.
     """
     try:
         described = tomllib.loads(path.read_text("utf-8"))
         _refuse_unknown(described, Recipe, str(path))
-        return TypeAdapter(Recipe).validate_python(described)
+        recipe = TypeAdapter(Recipe).validate_python(described)
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
+    if recipe.reader.dim != recipe.lm.dim:
+        widths = f"reader.dim is {recipe.reader.dim}, lm.dim {recipe.lm.dim}"
+        raise ConfigurationError(
+            f"{path}: {widths}; the one reads what the other writes: they must be equal."
+        )
+    return recipe
 
 
 def _refuse_unknown(described: dict[str, Any], kind: Any, where: str) -> None:
