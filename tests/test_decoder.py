@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -168,6 +171,12 @@ def test_each_codebook_takes_its_share_of_guidance(mono: Oracle, precision: str)
     assert torch.equal(codes((1.0,) * 4, 5.0), codes((), 5.0))
     assert torch.equal(codes((0.5,) * 4, 5.0), codes((), 3.0))
     assert not torch.equal(codes((1.0, 1.0, 0.5, 0.5), 5.0), codes((), 5.0))
+
+
+def test_beyond_strong_guidance_half_is_taken() -> None:
+    samplings = [Sampling(0, cfg_coef=cfg_coef) for cfg_coef in (1.0, 3.0, 4.5, 6.0)]
+    taken = SamplingRows.of(samplings, 64, CPU, guidance=(1.0, 0.5), strong_guidance=3.0).cfg_coef[..., 0]
+    torch.testing.assert_close(taken, torch.tensor([[1.0, 1.0], [3.0, 2.0], [3.75, 2.375], [4.5, 2.75]]))
 
 
 def test_without_truncation_every_token_can_be_drawn() -> None:
@@ -383,27 +392,50 @@ def test_a_slot_that_held_numbers_that_are_none_can_be_used_again(mono: Oracle, 
 class Compared(Decoder):
     """Draws each step's codes twice: as `sampling` does from the step's logits, and in the step."""
 
+    equal: list[bool]
+
     def _advance(self, batch: Batch) -> None:
         step, rows = self._step, torch.arange(batch.size)
         drawn, _ = step.choose(batch, step.logits(batch))
         drawn[step.codes[rows, step.step[rows]] != UNKNOWN] = UNKNOWN  # not drawn
         super()._advance(batch)
         equal = drawn == step.tokens[rows]
-        self.equal = [*getattr(self, "equal", []), *equal[drawn != UNKNOWN].tolist()]
+        self.equal += equal[drawn != UNKNOWN].tolist()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_the_compiled_step_draws_as_the_operators_do(mono: Oracle, precision: str) -> None:
+def test_the_compiled_step_draws_as_the_operators_do(mono: Oracle, precision: str, threads: int) -> None:
     """All codes but those where the last bits of an exponential decide."""
     samplings = [*SAMPLINGS, Sampling(5, greedy=True), Sampling(6, top_k=1), Sampling(7, top_p=1e-6)]
+    torch.set_num_threads(threads)
     shared = Compared(
         mono.config, mono.parameters, device=CPU, precision=precision, slots=len(samplings), max_frames=MAX_FRAMES
     )
+    torch.set_num_threads(1)
+    shared.equal = []
     for sampling in samplings:
         shared.admit(str(sampling.seed), mono.conditions("flute"), 100, sampling)
     finish(shared, [str(sampling.seed) for sampling in samplings])
     assert len(shared.equal) == len(samplings) * mono.config.codebooks * 100
     assert sum(shared.equal) >= 0.999 * len(shared.equal)
+
+
+def test_the_threads_of_a_step_go_with_it(mono: Oracle) -> None:
+    def helpers() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("decode-")]
+
+    torch.set_num_threads(2)
+    one = decoder(mono, precision="int8")
+    torch.set_num_threads(1)
+    decode(one, mono.conditions("flute"), 5, Sampling(0))
+    held = weakref.ref(one._step)
+    del one
+    assert held() is None
+    for _ in range(500):
+        if helpers():
+            time.sleep(0.01)
+    assert not helpers()
 
 
 @pytest.mark.parametrize(("precision", "error", "times"), [("int8", 0.03, 1.3), ("bf16", 0.015, 1.7)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ DIM = 16
 class Letters:
     """A text encoder that knows the alphabet."""
 
-    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None) -> Conditions:
+    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None, given: int = 0) -> Conditions:
         table = torch.randn(128, DIM, generator=torch.Generator().manual_seed(0))
         return Conditions(cross=table[[ord(letter) % 128 for letter in prompt]], metre=metre or Metre(30, "3/4"))
 
@@ -129,6 +129,44 @@ def test_a_request_is_heard_while_it_is_made(duration: float) -> None:
     assert np.array_equal(np.concatenate([chunk.clip.samples for chunk in heard], axis=1), whole.samples)
     assert heard[0].clip.samples.shape[1] < 0.8 * 220 + 1  # the first is short
     assert len(heard) == {1.0: 2, 4.7: 4}[duration]
+
+
+class Ending(Letters):
+    """One to whom every prompt asks for an ending."""
+
+    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None, given: int = 0) -> Conditions:
+        conditions = super().encode(prompt, steps, seed, metre, given)
+        assert conditions.metre is not None
+        return replace(conditions, metre=conditions.metre.ending_by(steps, 1.0))
+
+
+def test_an_ending_dies_away_and_the_rest_is_as_it_was() -> None:
+    plain = generate(request(duration=4.0)).samples[0]
+    one = MusicGenEngine(replace(model(Steps()), text=Ending()), torch.device("cpu"), "fp32", 1)
+    one.admit("a", request(duration=4.0))
+    ended = clip(ends(one)["a"]).samples[0]
+    fading = round(0.5 * 220)
+    assert np.array_equal(ended[:-fading], plain[:-fading])
+    heard = plain[-fading:] > 0
+    gain = (ended[-fading:] / np.where(heard, plain[-fading:], 1))[heard]
+    assert (np.diff(gain) < 0).all()
+    assert gain[0] > 0.99
+    assert gain[-1] < 0.01
+
+
+@pytest.mark.parametrize(("kept", "own"), [(3.4, True), (4.0, False)])
+def test_the_codes_of_what_has_faded_are_not_gone_on_from(kept: float, own: bool) -> None:
+    """They would bring the chord back that has died away."""
+    one = MusicGenEngine(replace(model(Steps()), text=Ending()), torch.device("cpu"), "fp32", 1)
+    made = finished(one, request(duration=4.0))
+    assert made.codes is not None
+    again = finished(one, continuation(duration=8.0, kept=kept), as_piece(made))
+    assert again.codes is not None
+    frames = round(kept * 20)
+    assert np.array_equal(again.codes[:, :frames], made.codes[:, :frames]) == own
+    assert again.recipe["fade_seconds"] == 0.5
+    late = slice(round(3.9 * 220), round(4.0 * 220))
+    assert own or again.clip.samples[0, late].max() < 0.1
 
 
 @pytest.mark.parametrize("duration", [1.0, 1.234, 2.51, 10.0])

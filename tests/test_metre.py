@@ -52,11 +52,22 @@ def test_a_tempo_that_there_is_not_becomes_the_nearest(bpm: int, nearest: int) -
 def test_the_last_chord_is_on_the_last_bar_line_that_lets_it_ring() -> None:
     metre = Metre(24, "4/4").ending_by(400, seconds=1.6)
     assert metre.end == 288  # of bars of 96, the fourth would leave 16 frames
-    near, there = metre.clock(400)[:, -2:].T
+    near, there, let_go = metre.clock(400)[:, -3:].T
     assert (np.diff(near[:288]) > 0).all()
     assert not near[288:].any()
     assert there.tolist() == [0.0] * 288 + [1.0] * 112
+    assert not let_go[:288].any()
+    assert (np.diff(let_go[288:]) > 0).all()
+    assert let_go[399] > 0.9
 
 
-def test_a_piece_shorter_than_a_bar_still_ends_after_it_began() -> None:
-    assert Metre(50, "4/4").ending_by(50, seconds=1.6).end == 200
+def test_an_ending_stays_where_it_is_when_bars_before_it_are_left_out() -> None:
+    metre = Metre(24, "4/4").ending_by(400, seconds=1.6)
+    np.testing.assert_array_equal(metre.after(192).clock(208)[:, -3:], metre.clock(400)[192:, -3:])
+
+
+@pytest.mark.parametrize(("frames", "end"), [(360, 200), (230, 150), (130, 50), (129, None), (20, None)])
+def test_a_piece_shorter_than_a_bar_ends_on_a_beat_and_one_shorter_than_that_does_not(
+    frames: int, end: int | None
+) -> None:
+    assert Metre(50, "4/4").ending_by(frames, seconds=1.6).end == end

@@ -132,6 +132,13 @@ def test_guidance_leads_to_an_ending_where_one_is_asked_for(encoder: PromptEncod
     assert torch.equal(ended[0, end:], ended[1, end:])  # what rings is guided by the prompt's words alone
 
 
+@pytest.mark.parametrize(("given", "ends"), [(0, True), (288, True), (289, False)])
+def test_what_is_given_is_not_ended(encoder: PromptEncoder, given: int, ends: bool) -> None:
+    metre = encoder.encode("piano with an ending 120 bpm in 3/4", 400, 0, given=given).metre
+    assert metre is not None
+    assert (metre.end is not None) == ends
+
+
 def test_an_attribute_has_one_value_or_several() -> None:
     scores = {
         "drums": torch.tensor([[0.0, 2.0]]),

@@ -198,6 +198,13 @@ def test_the_recipe_that_ships_is_read_and_a_misspelt_number_is_not(tmp_path: Pa
         read(wrong)
 
 
+def test_a_recipe_whose_reader_is_not_as_wide_as_its_language_model_is_refused(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text("[lm]\ndim = 128\nheads = 2\n")
+    with pytest.raises(ConfigurationError, match=r"reader\.dim is 256, lm\.dim 128"):
+        read(wrong)
+
+
 @pytest.fixture(scope="module")
 def coded_music(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen described pieces whose codes hang on their genre, and words for them."""
@@ -250,7 +257,7 @@ def audiocraft_model(c: DecoderConfig) -> torch.nn.Module:
 
 
 def test_the_frames_of_an_ending_count_more_and_so_do_the_first() -> None:
-    clock = torch.from_numpy(Metre(24, "4/4", end=96).clock(120))[None]
+    clock = torch.from_numpy(Metre(24, "4/4", end=96, over=120).clock(120))[None]
     ending = lm.frame_weights(clock, replace(TINY, start_weight=1.0, ending_weight=3.0))
     assert ending[0].tolist() == [1.0] * 96 + [3.0] * 24
     beginning = lm.frame_weights(clock, replace(TINY, start_weight=6.0, ending_weight=1.0))[0]

@@ -41,7 +41,9 @@ class Finished:
 
     key: str
     clip: Clip
-    codes: npt.NDArray[np.int64] | None = None  # [K, F], whose decoding it is: whoever goes on from it needs no encoder
+    codes: npt.NDArray[np.int64] | None = (
+        None  # [K, F], whose decoding it is, but for a fade: to go on takes no encoder
+    )
     recipe: Mapping[str, object] = field(default_factory=dict)  # what the model made of the request: its tempo, say
 
 

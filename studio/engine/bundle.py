@@ -17,7 +17,7 @@ from studio.engine.spectral_codec import SpectralCodec
 from studio.engine.transformer import DecoderConfig, check_shapes, decoder_shapes
 from studio.errors import CheckpointError
 
-FORMAT = 3
+FORMAT = 4
 CONDITIONERS = "condition_provider.conditioners."  # the prefix of their tensors in audiocraft's state dict
 
 

@@ -39,7 +39,6 @@ from studio.engine.kernels import (
     step_aside,
     whole,
 )
-from studio.engine.step import UNKNOWN
 
 Array = npt.NDArray[Any]
 
@@ -139,9 +138,9 @@ class Room(NamedTuple):
     query: Array  # int8 [threads, HEAD]
     numbers: Array  # uint8 [threads, HEAD], a key or a value,
     words: Array  # and the same as int32 [threads, HEAD / GROUP]
-    odds: Array  # float32 [threads, card]; numbers in it stand for the tokens of one codebook,
-    order: Array  # as they do in int32 [threads, card]
-    shares: Array  # and in float32 [threads, card]
+    odds: Array  # float32 [threads, card], of the tokens of one codebook: their logits, then how likely they are
+    order: Array  # int32 [threads, card], the logits' bits in the order of numbers
+    shares: Array  # float32 [threads, card], what is added up over the tokens
     counter: Array  # int64 [1], arrivals at meetings
 
 
@@ -432,7 +431,7 @@ def _draw(requests: Any, draws: Any, a: int, k: int, logits: Any, odds: Any, ord
     while shares[token] < sought:
         token += 1
     known = requests.codes[a, step, k]
-    token = token if known == UNKNOWN else known
+    token = token if known < 0 else known  # `step.UNKNOWN` is
     requests.codes[a, step, k] = token
     requests.tokens[a, k] = token
 

@@ -195,7 +195,11 @@ class Decoder:
             reach=self._step.own.reach(2 * len(slots), length),
             prompts=self._prompts_reach([slot.prompt for slot in slots]) if self.config.cross_attention else None,
             sampling=SamplingRows.of(
-                [slot.sampling for slot in slots], self.config.cardinality, self._device, self.config.guidance
+                [slot.sampling for slot in slots],
+                self.config.cardinality,
+                self._device,
+                self.config.guidance,
+                self.config.strong_guidance,
             ),
         )
 

@@ -7,7 +7,7 @@ stands keeps it. So musicgen-mini reads a clock beside its codes, as it reads it
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,9 @@ SIGNATURES: dict[str, float] = {"4/4": 4, "3/4": 3, "6/8": 2, "5/4": 5, "7/8": 3
 
 BEAT_WAVES, BAR_WAVES, PHRASE_WAVES = 8, 6, 3  # sinusoids: down to a 16th of a beat, a 12th of a bar, a bar
 PHRASE_BARS = 4
-CLOCK = 2 * (BEAT_WAVES + BAR_WAVES + PHRASE_WAVES) + 1 + len(SIGNATURES) + 2  # numbers a frame
+CLOCK = 2 * (BEAT_WAVES + BAR_WAVES + PHRASE_WAVES) + 1 + len(SIGNATURES) + 3  # numbers a frame
+THERE = CLOCK - 2  # the column that says that the last chord is there
+LETS_GO_S = 0.5  # before what rings has ended, its hand has risen to 1 / e
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Metre:
 
     beat: int  # frames
     signature: str  # one of SIGNATURES
-    end: int | None = None  # the frame of the last chord, where one is wanted
+    end: int | None = None  # the frame of the last chord, where one is wanted,
+    over: int | None = None  # and the first one after it has rung
 
     @property
     def bar(self) -> int:
@@ -40,9 +43,15 @@ class Metre:
         return 60 / (self.beat * FRAME_S)
 
     def ending_by(self, frames: int, seconds: float) -> Metre:
-        """The same with its last chord on the last bar line that leaves it `seconds` to ring."""
-        bars = (frames - round(seconds / FRAME_S)) // self.bar
-        return Metre(self.beat, self.signature, max(bars, 1) * self.bar)
+        """The same with its last chord on the last bar line that leaves it `seconds` to ring, or in the first bar on
+        such a beat. Where there is none, it has no end."""
+        left = frames - round(seconds / FRAME_S)
+        unit = self.bar if left >= self.bar else self.beat
+        return replace(self, end=left // unit * unit, over=frames) if left >= unit else self
+
+    def after(self, frames: int) -> Metre:
+        """Of what follows these frames, which are whole bars: it ends where the whole does."""
+        return replace(self, end=_less(self.end, frames), over=_less(self.over, frames))
 
     def clock(self, frames: int) -> npt.NDArray[np.float32]:
         """What a decoder reads of time [frames, CLOCK]: the hands of the beat, the bar and the phrase, how fast they
@@ -63,11 +72,17 @@ class Metre:
         return np.concatenate(columns, axis=1).astype(np.float32)
 
     def _ending(self, frame: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """How near the last chord is [frames, 1], rising over its last bars, and whether it is there [frames, 1]."""
-        if self.end is None:
-            return np.zeros((len(frame), 2))
-        left = self.end - frame
-        return np.concatenate([np.exp(-np.maximum(left, 0) / self.bar) * (left > 0), left <= 0], axis=1)
+        """How near the last chord is, rising over the last bars, whether it is there, and how near the end of its
+        ringing is [frames, 3]."""
+        if self.end is None or self.over is None:
+            return np.zeros((len(frame), 3))
+        left, there = np.maximum(self.end - frame, 0), frame >= self.end
+        ringing = np.maximum(self.over - frame, 0) * FRAME_S
+        return np.concatenate([np.exp(-left / self.bar) * ~there, there, np.exp(-ringing / LETS_GO_S) * there], axis=1)
+
+
+def _less(frame: int | None, frames: int) -> int | None:
+    return None if frame is None else frame - frames
 
 
 def beat_frames(bpm: float) -> int:

@@ -30,9 +30,9 @@ class Conditions:
 class TextEncoder(Protocol):
     """Turns a prompt into conditions; lives on whatever device it likes."""
 
-    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None) -> Conditions:
+    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None, given: int = 0) -> Conditions:
         """Conditions for `steps` decode steps; what the prompt leaves open may be drawn with `seed`. A model that reads
-        a clock keeps the `metre` of what it goes on from."""
+        a clock keeps the `metre` of what it goes on from, and ends none of the frames that are `given`."""
         ...
 
 

@@ -24,6 +24,7 @@ from studio.errors import InvalidRequest, NotFinite, OutOfMemory, StudioError
 from studio.schemas import GenerationRequest
 
 FIRST_CHUNK_S, LAST_CHUNK_S = 0.8, 2.0  # seconds of codes between chunks of audio: doubled from the first to the last
+FADE_S = 0.5  # of an ending that was asked for: a chord that still rings is not cut
 
 
 class _Voice:
@@ -35,6 +36,7 @@ class _Voice:
         self._codec = codec
         self._opening = opening
         self.metre = metre
+        self.fade_s = FADE_S if metre is not None and metre.end is not None else 0.0
         self._stream = codec.stream()
         self._length = round(request.duration * codec.sample_rate)  # samples
         self._made: list[np.ndarray] = []  # [C, T] each
@@ -50,6 +52,9 @@ class _Voice:
             audio = self._opening.laid_over(audio, made, self._codec.sample_rate)
         assert not last or made + audio.shape[1] >= self._length, (made, audio.shape, self._length)
         audio = audio[:, : self._length - made]
+        if self.fade_s:
+            left = (self._length - made - torch.arange(audio.shape[1])) / self._codec.sample_rate
+            audio = audio * (math.pi / 2 * (left / self.fade_s).clamp(max=1)).sin().square()
         if not bool(audio.isfinite().all()):
             raise NotFinite
         self._made.append(audio.numpy().copy())
@@ -114,9 +119,10 @@ class MusicGenEngine:
             frames = self._frames(request.duration)
             begun = self._begin(opening, request) if opening else None
             metre = metre_of(opening.recipe) if opening else None
-            conditions = self._text.encode(request.prompt, self._decoder.steps(frames), request.seed, metre)
-            sampling = _sampling(request, request.seed)
-            self._decoder.admit(key, conditions, frames, sampling, begun.codes if begun else None)
+            given = begun.codes if begun else None
+            kept = 0 if given is None else given.shape[1]
+            conditions = self._text.encode(request.prompt, self._decoder.steps(frames), request.seed, metre, kept)
+            self._decoder.admit(key, conditions, frames, _sampling(request, request.seed), given)
         self._in_flight[key] = _Voice(request, self._codec, begun, conditions.metre)
 
     def step(self) -> list[Event]:
@@ -167,7 +173,7 @@ class MusicGenEngine:
         events: list[Event] = [Chunk(key, chunk)] if chunk.samples.shape[1] else []
         if complete:
             self.evict(key)
-            events.append(Finished(key, voice.clip(), whole, told(voice.metre)))
+            events.append(Finished(key, voice.clip(), whole, told(voice.metre, voice.fade_s)))
         return events
 
     def _fail(self, key: str, error: StudioError) -> Failed:

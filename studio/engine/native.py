@@ -67,9 +67,6 @@ class NativeCells(KeysValues):
         """Each row looks as far as it is long, whatever the batch says."""
         return 0
 
-    def places(self, position: Tensor) -> Tensor:
-        return position
-
     def reach(self, rows: int, length: int) -> Reach:
         nothing = torch.zeros(0, dtype=torch.int32)
         return Reach(torch.zeros(rows, 1, 0), nothing, nothing, nothing, nothing)
@@ -100,7 +97,7 @@ class NativeCells(KeysValues):
 
 
 class NativeTransformer(Transformer):
-    """A `Transformer` whose layers are int8 or bf16, for `NativeStep`; what enters them is float32."""
+    """A `Transformer` whose layers are int8 or bf16, and whose pass is `NativeStep`'s; what enters it is float32."""
 
     ENTERS = torch.float32
 
@@ -175,7 +172,7 @@ class NativeStep(Step):
         super().__init__(transformer, own, prompts, steps)
         threads, rows, c = min(torch.get_num_threads(), transformer.config.heads), own.rows, transformer.config
         self._weights, self._eps = transformer.weights, F(c.norm_eps)
-        self._own, self._prompts = own.cells, prompts or own
+        self._own, self._prompts = own, prompts or own
         self._requests = Requests(*(getattr(self, name).numpy() for name in Requests._fields))
         longest = rounded(max(own.length, PROMPT_MAX))
         given = torch.uint8 if self._weights.qkv.weights.dtype == np.int8 else torch.float32
@@ -207,7 +204,7 @@ class NativeStep(Step):
         if self._ready[0] is not batch:
             self._ready = batch, self._given(batch.size, _draws(batch.sampling))
         self._decode(self._ready[1])
-        return self.tokens[: batch.size]
+        return self.tokens[: batch.size].clone()
 
     def logits(self, batch: Batch) -> Tensor:
         self._decode(self._given(batch.size, _NOBODY))
@@ -218,7 +215,8 @@ class NativeStep(Step):
         """What `decode` is given after the threads and their meetings."""
         prompt = self._prompts.lengths[: max(count, 1) if self.prompts is not None else 0].numpy()
         return (
-            count, self._weights, self._requests, self._own, self._prompts.cells, prompt, draws, self._room, self._eps,
+            count, self._weights, self._requests, self._own.cells, self._prompts.cells, prompt, draws,
+            self._room, self._eps,
         )  # fmt: skip
 
     def _decode(self, given: tuple[Any, ...]) -> None:

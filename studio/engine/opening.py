@@ -45,7 +45,7 @@ def opening_of(piece: Piece, seconds: float, codec: Codec, cardinality: int) -> 
     hop = codec.sample_rate / codec.frame_rate  # samples in a frame
     frames = max(1, min(int(seconds * codec.frame_rate + 1e-6), int(audio.shape[1] / hop)))
     end = round(frames * hop)
-    codes = _own_codes(piece, codec, cardinality, frames)
+    codes = None if _faded(piece, frames / codec.frame_rate) else _own_codes(piece, codec, cardinality, frames)
     gain = None if codes is None else _gain(codec.decode(codes[None])[0].cpu(), audio, end, codec.sample_rate)
     if codes is None or gain is None:
         gain = _gain_of_strangers(audio[:, :end], codec)
@@ -61,9 +61,16 @@ def metre_of(recipe: Mapping[str, object]) -> Metre | None:
     return None
 
 
-def told(metre: Metre | None) -> dict[str, object]:
-    """The metre as a recipe tells it."""
-    return {} if metre is None else {"bpm": metre.bpm, "signature": metre.signature}
+def told(metre: Metre | None, fade_s: float) -> dict[str, object]:
+    """The metre as a recipe tells it, and in how many seconds the audio fades at its end, if it does."""
+    time = {} if metre is None else {"bpm": metre.bpm, "signature": metre.signature}
+    return time | ({"fade_seconds": fade_s} if fade_s else {})
+
+
+def _faded(piece: Piece, seconds: float) -> bool:
+    """Whether the first `seconds` reach into what its recipe says has faded, which is no longer what its codes say."""
+    fade = piece.recipe.get("fade_seconds")
+    return isinstance(fade, float) and seconds > piece.clip.duration - fade
 
 
 def _as_read(clip: Clip, codec: Codec) -> Tensor:

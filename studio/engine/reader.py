@@ -29,7 +29,8 @@ CLOCKED = frozenset({"beat", "metre"})  # attributes that the decoder hears as a
 SHARPNESS = 4.0  # odds are raised to this power, so that the unlikely stays out
 NAMED_TEMPO = re.compile(r"\b(\d{2,3})\s*-?\s*(?:bpm|beats per minute)\b", re.IGNORECASE)
 NAMED_METRE = re.compile(rf"(?<![\d/])({'|'.join(SIGNATURES)})(?![\d/])")
-LAST_CHORD_S = 1.6  # s, at least, that the last chord rings
+LAST_CHORD_S = 1.6  # s, at least, that the last chord rings,
+BREATH = 8  # and the frames that are left after it, codebooks' delays among them
 ENDS = re.compile(r"\b(?:an? (?:clear |final |proper )?ending|outro|coda|comes to an end|final chord)\b", re.IGNORECASE)
 
 Attributes = Mapping[str, Sequence[str]]  # name -> the values it may have
@@ -165,12 +166,13 @@ class PromptEncoder:
         self._device = device
 
     @torch.inference_mode()
-    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None) -> Conditions:
-        """The prompt in this metre, or at a tempo it allows; one that asks for an ending gets it."""
+    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None, given: int = 0) -> Conditions:
+        """The prompt in this metre, or at a tempo it allows; one that asks for an ending gets it, if there is room."""
         cross, scores = self._read(prompt)
         metre = metre or drawn_metre(prompt, scores, seed)
         if ENDS.search(prompt):
-            metre = metre.ending_by(steps, LAST_CHORD_S)
+            ended = metre.ending_by(steps - BREATH, LAST_CHORD_S)
+            metre = ended if ended.end is not None and ended.end >= given else metre
         return self._conditions(cross, scores, metre, steps)
 
     @torch.inference_mode()

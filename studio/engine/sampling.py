@@ -7,6 +7,7 @@ generator gives: no host synchronisation, and nothing that depends on the neighb
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,12 +41,19 @@ class SamplingRows:
 
     @classmethod
     def of(
-        cls, samplings: Sequence[Sampling], cardinality: int, device: torch.device, guidance: Sequence[float] = ()
+        cls,
+        samplings: Sequence[Sampling],
+        cardinality: int,
+        device: torch.device,
+        guidance: Sequence[float] = (),
+        strong_guidance: float | None = None,
     ) -> SamplingRows:
-        """Rows on `device`, in the order given; `guidance` [K] is what each codebook takes of it, as a decoder says."""
+        """Rows on `device`, in the order given; how guidance is taken is as a decoder's configuration says."""
         kept = [_kept(sampling, cardinality) for sampling in samplings]
         top_p = [0.0 if sampling.greedy else sampling.top_p for sampling in samplings]
-        cfg_coef = [[s.cfg_coef - (1 - share) * (s.cfg_coef - 1) for share in guidance or (1,)] for s in samplings]
+        strong = math.inf if strong_guidance is None else strong_guidance
+        taken = [min(sampling.cfg_coef, (sampling.cfg_coef + strong) / 2) for sampling in samplings]
+        cfg_coef = [[each - (1 - share) * (each - 1) for share in guidance or (1,)] for each in taken]
 
         def column(values: Sequence[float] | Sequence[int]) -> Tensor:
             return torch.tensor(values, device=device)[:, None, None]

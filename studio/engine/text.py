@@ -47,7 +47,7 @@ class RecentPrompts:
     def __init__(self, encoder: T5Encoder) -> None:
         self._encode = lru_cache(RECENT_PROMPTS)(encoder.encode)
 
-    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None) -> Conditions:
+    def encode(self, prompt: str, steps: int, seed: int, metre: Metre | None = None, given: int = 0) -> Conditions:
         """The prompt's conditions, the same for any number of steps and any seed."""
         return self._encode(prompt)
 

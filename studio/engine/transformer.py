@@ -40,6 +40,7 @@ class DecoderConfig:
     cross_attention: bool = True
     summed: bool = False  # whether conditions are added to the codes as well
     guidance: tuple[float, ...] = ()  # how much of cfg_coef - 1 each codebook takes; of none, all
+    strong_guidance: float | None = None  # of what a cfg_coef has beyond it, half is taken
     max_period: float = 10_000.0  # of the sinusoidal positions
     norm_eps: float = 1e-5
 

@@ -164,7 +164,7 @@ def _memory(found: Figures) -> Iterator[str]:
 
 def _controls(found: Figures) -> Iterator[str]:
     guided, various, settings = found["cfg_coef"], found["temperature"], found["settings"]
-    yield f"{settings['control_prompts']} prompts at each `cfg_coef`:"
+    yield f"{settings['control_prompts']} prompts at each `cfg_coef`, {settings['seeds']} clips of each:"
     yield ""
     names = [*found["adherence"], "all"]
     yield from _head("heard", *guided)

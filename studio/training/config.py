@@ -71,9 +71,7 @@ def read(path: Path = MINI) -> Recipe:
         raise ConfigurationError(f"{path}: {error}") from error
     if recipe.reader.dim != recipe.lm.dim:
         widths = f"reader.dim is {recipe.reader.dim}, lm.dim {recipe.lm.dim}"
-        raise ConfigurationError(
-            f"{path}: {widths}; the one reads what the other writes: they must be equal."
-        )
+        raise ConfigurationError(f"{path}: {widths}; the one reads what the other writes: they must be equal.")
     return recipe
 
 

@@ -56,7 +56,7 @@ class Evaluation:
     long_seconds: float = DURATION_MAX_S
     outputs: int = 100  # whose level, flatness, silence and clipping are measured; and as many of one prompt
     one_prompt: str = "happy folk song with acoustic guitar"
-    control_prompts: int = 200  # at each cfg_coef
+    control_prompts: int = 200  # at each cfg_coef, `seeds` of each
     cfg_coefs: tuple[float, ...] = (1.0, 2.0, 3.0, 4.5, 6.0)
     various_prompts: int = 6  # at each temperature
     various_outputs: int = 6  # of each of them
@@ -214,10 +214,10 @@ class Trial:
     def controls(self) -> dict[str, Any]:
         """What guidance does to adherence, and temperature to variety."""
         config, asked = self.config, evaluation_prompts(self.config.control_prompts)
-        wanted = [truth_of_prompt(expected) for _, expected in asked]
+        wanted = [truth_of_prompt(expected) for _, expected in asked] * config.seeds
         guided: dict[str, dict[str, float]] = {}
         for cfg_coef in config.cfg_coefs:
-            clips = self._clips([prompt for prompt, _ in asked], cfg_coef=cfg_coef)
+            clips = self._clips([prompt for prompt, _ in asked] * config.seeds, cfg_coef=cfg_coef)
             found = heeding.adherence([self.judge.hear(clip) for clip in clips], wanted)
             heard = {name: row["heard"] for name, row in found.items()}
             guided[f"{cfg_coef:g}"] = heard | {"all": heeding.overall(found)}

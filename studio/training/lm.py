@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from studio.engine.metre import Metre
+from studio.engine.metre import THERE, Metre
 from studio.engine.reader import (
     CLOCKED,
     LAST_CHORD_S,
@@ -81,6 +81,7 @@ class LmTraining:
     ending_weight: float = 1.0  # of the frames from the last chord on, where an ending is told: they are few
     # Of each codebook, in making music: fine codes say little of the prompt, and at 6 all of it leads them astray.
     guidance: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5)
+    strong_guidance: float = 3.0  # of what is asked for beyond it, half is taken: all of 4.5 is heeded best
     ema_decay: float = 0.995
     held_out_pieces: int = 16
     held_out_frames: int = 1500
@@ -95,8 +96,9 @@ class LmTraining:
     def decoder(self) -> DecoderConfig:
         """What the studio has to know of the shape."""
         return DecoderConfig(
-            dim=self.dim, heads=self.heads, layers=self.layers, ffn=self.ffn, summed=True, guidance=self.guidance
-        )
+            dim=self.dim, heads=self.heads, layers=self.layers, ffn=self.ffn, summed=True,
+            guidance=self.guidance, strong_guidance=self.strong_guidance,
+        )  # fmt: skip
 
 
 class LanguageModel(nn.Module):
@@ -250,7 +252,7 @@ def codebook_losses(logits: Tensor, predicted: Tensor, weights: Tensor | None = 
 def frame_weights(clock: Tensor, config: LmTraining) -> Tensor:
     """How much each frame of clocks [B, T, CLOCK] counts [B, T]: the first ones more, and an ending's."""
     fade = torch.exp(-torch.arange(clock.shape[1], device=clock.device) / config.start_fade_frames)
-    return (1.0 + (config.start_weight - 1.0) * fade) * (1.0 + (config.ending_weight - 1.0) * clock[..., -1])
+    return (1.0 + (config.start_weight - 1.0) * fade) * (1.0 + (config.ending_weight - 1.0) * clock[..., THERE])
 
 
 @dataclass(frozen=True)
@@ -359,11 +361,7 @@ class CodedMusic:
     def _time(self, row: int, start: int, told: bool) -> Metre:
         """The piece's from `start` on, and where it ends if that is told."""
         time = self.descriptions[row].time
-        if not told:
-            return time
-        end = time.ending_by(self.codes[row].shape[1], LAST_CHORD_S).end
-        assert end is not None
-        return replace(time, end=end - start)
+        return time.ending_by(self.codes[row].shape[1], LAST_CHORD_S).after(start) if told else time
 
 
 def _crop(codes: npt.NDArray[np.uint16], start: int, frames: int) -> npt.NDArray[np.uint16]:
