@@ -21,6 +21,7 @@ from torch import Tensor
 from studio.clip import Clip, Piece
 from studio.engine import weights
 from studio.engine.base import Failed, Finished
+from studio.engine.bundle import FORMAT
 from studio.engine.catalog import CATALOG, ModelInfo, resolve
 from studio.engine.loader import load_engine
 from studio.engine.model import LoadedModel
@@ -335,7 +336,7 @@ def test_a_bundle_with_a_damaged_file_is_said_so(file: str, bundle: Path, settin
 def test_a_bundle_from_another_studio_is_said_so(bundle: Path, settings: Settings) -> None:
     described = json.loads((bundle / "config.json").read_text())
     (bundle / "config.json").write_text(json.dumps({**described, "format": 99}))
-    with pytest.raises(CheckpointError, match="has format 99; this studio reads 3"):
+    with pytest.raises(CheckpointError, match=f"has format 99; this studio reads {FORMAT}"):
         load("mini", settings)
 
 
