@@ -86,7 +86,14 @@ def describe(
 
 
 def _lines(journal: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in journal.read_text("utf-8").splitlines()] if journal.exists() else []
+    """The journal's lines; where a run began anew, its minutes go on from those before it."""
+    lines = [json.loads(line) for line in journal.read_text("utf-8").splitlines()] if journal.exists() else []
+    before, last = 0.0, 0.0
+    for line in lines:
+        before += max(0.0, last - line["minutes"])
+        last = line["minutes"]
+        line["minutes"] = round(before + last, 2)
+    return lines
 
 
 def _curve(journal: Sequence[dict[str, Any]]) -> str:
@@ -138,9 +145,9 @@ Everything is in `studio/training`; `python -m studio train all` makes it again,
   prompt, and more led them astray.
 - **Codec.** `studio/engine/spectral_codec.py`: ConvNeXt on STFT frames, residual vector quantiser, inverse STFT. Its
   decoder's last steps learned from a discriminator of spectra (`adversary`), and not to pulse at their rate.
-- **Language model.** {steps} steps in {minutes} minutes on two CPU cores, from the weights of an earlier version; Muon
-  and AdamW; a moving average of the weights. Of each piece's attributes some are told as they are, the others as a
-  caption lets expect them. Its loss on held-out pieces, in nats a code (all looks are in `training.jsonl`):
+- **Language model.** {minutes} minutes on two CPU cores, {steps} steps in the last of its runs; Muon and AdamW; a
+  moving average of the weights. Of each piece's attributes some are told as they are, the others as a caption lets
+  expect them. Its loss on held-out pieces, in nats a code (all looks are in `training.jsonl`):
 
 {curve}
 
