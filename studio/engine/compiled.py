@@ -3,8 +3,9 @@
 Operators by the dozen take longer to start than to run when a step is ten milliseconds. Here a step is one call, from
 the last tokens to the next ones; its threads share each phase, wait for each other at its end, and the interpreter is
 not asked. Weights and activations are multiplied as bytes, or weights in bfloat16 with activations in float32. Keys and
-values are bytes in either case, in two halves, of which the lower one is read only where attention looks: of a thousand
-positions all but a few weigh so little that four bits say enough. A row's result is the same in any company.
+values are bytes in either case, in parts, of which all but the first are read only where attention looks: of a thousand
+positions all but a few weigh so little that four bits of a key and two of a value say enough. A row's result is the
+same in any company.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from studio.engine.kernels import (
     gelu,
     halve,
     likeness,
-    mixture,
+    mixture_of_2_bits,
+    mixture_of_4_bits,
     part,
     pause,
     step_aside,
@@ -45,12 +47,14 @@ Array = npt.NDArray[Any]
 MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 but its sign
 HIGH = np.int32(-0x10000)  # the high half of them
 MIDDLE = 128  # how a byte of a key or a value stores 0
-LOW_MIDDLE = 7.5  # of its low half
+REST_4 = 7.5  # the middle of what its low 4 bits may add,
+REST_6 = 31.5  # or its low 6
 NIBBLE = np.int32(4)  # bits
 LOW_NIBBLES = np.int32(0x0F0F0F0F)  # of the four bytes of a word
 NOTHING = F(-1e30)  # the score of what is not there; an infinite one less itself would be no number
 BYTES = np.dtype(np.uint8)
-CLOSE = F(1 / 32)  # the share of attention from which on a position is read in full
+NEAR = F(1 / 128)  # the share of attention from which on 4 bits of a position's value are read,
+CLOSE = F(1 / 32)  # and all 8, and of its key
 SPINS = 2000  # looks at a barrier before a thread lets others have its core
 
 # What the compiled function reads: arrays over all layers.
@@ -86,15 +90,16 @@ class Weights(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Keys and values of sequences: the high halves of their bytes, and apart from them the low ones. A byte of a line
-    has two groups or blocks of channels. A line of keys is a word of GROUP channels for each of LANES positions; one of
-    values is [LANES, GROUP], channels and positions."""
+    """Keys and values of sequences: of each byte the high bits, which are always read, and apart from them the others.
+    A byte of a line has parts of two or four. A line of keys is a word of GROUP channels for each of LANES positions;
+    one of values is [LANES, GROUP], channels and positions."""
 
-    keys: Array  # int32 [layers, rows, heads, length / LANES, KEY_LINES + 1, LANES]; the last line has scales: the high
-    # halves of two float32, the value's and below it the key's
-    values: Array  # uint8 [layers, rows, heads, length / GROUP, VALUE_LINES, LINE]
-    low_keys: Array  # int32 [layers, rows, heads, length / LANES, KEY_LINES, LANES]
-    low_values: Array  # as values
+    keys: Array  # int32 [layers, rows, heads, length / LANES, KEY_LINES + 1, LANES], the highest 4 bits; the last line
+    # has scales: the high halves of two float32, the value's and below it the key's
+    values: Array  # uint8 [layers, rows, heads, length / GROUP, LINE], the highest 2,
+    near_values: Array  # and the next 2; as values
+    close_keys: Array  # int32 [layers, rows, heads, length / LANES, KEY_LINES, LANES], the lowest 4,
+    close_values: Array  # and of values, uint8 [layers, rows, heads, length / GROUP, VALUE_LINES, LINE]
 
 
 class Requests(NamedTuple):
@@ -128,11 +133,12 @@ class Room(NamedTuple):
     normed: Array  # float32 [threads, dim]
     given: Array  # uint8, or float32 for bfloat16, [threads, rows, the widest input]: what a projection reads
     scale: Array  # float32 [threads, rows]
-    sums: Array  # int32 [threads, 4 * HEAD]
+    sums: Array  # int32 [threads, 3, 2, HEAD], of the parts of values, times the two bytes of weights
     scores: Array  # float32 [threads, length]
     weights: Array  # float32 [threads, length], what they become
     value_scale: Array  # float32 [threads, length]
-    close: Array  # int32 [threads, length / LANES], the blocks that are read in full
+    near: Array  # int32 [threads, length / LANES], the blocks of which more bits are read,
+    close: Array  # and all
     added: Array  # float32 [threads, LANES], to the scores of one of them
     halves: Array  # uint8 [threads, 2, length], of the weights that scores become
     query: Array  # int8 [threads, HEAD]
@@ -266,20 +272,34 @@ def _write(cells: Any, layer: int, row: int, head: int, at: int, key: Any, value
     """Store a key and a value [HEAD] at a position; it shares no byte with others."""
     numbers, words = room.numbers[rank], room.words[rank]
     block, lane, group, byte = at // LANES, at % LANES, at // GROUP, at % GROUP
-    keys, low_keys = cells.keys[layer, row, head, block], cells.low_keys[layer, row, head, block]
-    values, low_values = cells.values[layer, row, head, group], cells.low_values[layer, row, head, group]
+    keys, close_keys = cells.keys[layer, row, head, block], cells.close_keys[layer, row, head, block]
+    values, near_values = cells.values[layer, row, head, group], cells.near_values[layer, row, head, group]
+    close_values = cells.close_values[layer, row, head, group]
     key_scale = _about_middle(key, numbers)
     for line in range(KEY_LINES):
         one, other = words[line], words[KEY_LINES + line]
         keys[line, lane] = np.int32((one >> NIBBLE) & LOW_NIBBLES | other & ~LOW_NIBBLES)
-        low_keys[line, lane] = np.int32(one & LOW_NIBBLES | (other & LOW_NIBBLES) << NIBBLE)
+        close_keys[line, lane] = np.int32(one & LOW_NIBBLES | (other & LOW_NIBBLES) << NIBBLE)
     value_scale = _about_middle(value, numbers)
     keys[KEY_LINES, lane] = np.int32(value_scale | ((key_scale >> np.int32(16)) & np.int32(0xFFFF)))
-    for line in range(VALUE_LINES):
-        for channel in range(LANES):
-            one, other = numbers[2 * line * LANES + channel], numbers[(2 * line + 1) * LANES + channel]
-            values[line, GROUP * channel + byte] = np.uint8(one >> NIBBLE | other & ~LOW_NIBBLES)
-            low_values[line, GROUP * channel + byte] = np.uint8(one & LOW_NIBBLES | (other & LOW_NIBBLES) << NIBBLE)
+    for channel in range(LANES):
+        to, a, b = GROUP * channel + byte, numbers[channel], numbers[LANES + channel]
+        c, d = numbers[2 * LANES + channel], numbers[3 * LANES + channel]
+        values[to] = np.uint8(a >> 6 | b >> 6 << 2 | c >> 6 << 4 | d >> 6 << 6)
+        near_values[to] = np.uint8(a >> 4 & 3 | (b >> 4 & 3) << 2 | (c >> 4 & 3) << 4 | (d >> 4 & 3) << 6)
+        close_values[0, to] = np.uint8(a & 15 | (b & 15) << 4)
+        close_values[1, to] = np.uint8(c & 15 | (d & 15) << 4)
+
+
+@part
+def _above(weights: Any, blocks: int, least: Any, found: Any) -> int:
+    """Find the blocks of positions in which a weight is greater; returns how many there are."""
+    count = 0
+    for block in range(blocks):
+        if any_above(weights[block * LANES :].ctypes.data, least):
+            found[count] = block
+            count += 1
+    return count
 
 
 @part
@@ -290,7 +310,7 @@ def _look(
     nothing in the rest of the last block; their sum, and how many blocks, named in room.close, are looked at closely.
     The values are asked for."""
     keys, values = cells.keys[layer, row, head].ctypes.data, cells.values[layer, row, head].ctypes.data
-    low_keys = cells.low_keys[layer, row, head].ctypes.data
+    close_keys = cells.close_keys[layer, row, head].ctypes.data
     scores, value_scale, weights = room.scores[rank], room.value_scale[rank], room.weights[rank]
     rounded, added, close = room.query[rank], room.added[rank], room.close[rank]
     scale, middle = _largest(query) / F(127), F(0)
@@ -302,23 +322,19 @@ def _look(
     for block in range(blocks):
         n, here = block * LANES, keys + block * (KEY_LINES + 1) * LINE
         likeness(
-            here, here + KEY_LINES * LINE, rounded.ctypes.data, F((MIDDLE - LOW_MIDDLE) / 16) * middle, F(16) * scale,
-            scores[n:].ctypes.data, value_scale[n:].ctypes.data, values + block * KEY_LINES * LINE,
+            here, here + KEY_LINES * LINE, rounded.ctypes.data, F((MIDDLE - REST_4) / 16) * middle, F(16) * scale,
+            scores[n:].ctypes.data, value_scale[n:].ctypes.data, values + n * LINE // GROUP,
         )  # fmt: skip
     scores[length:end] = NOTHING
     highest, total = _highest(scores[:end]), F(0)
     for n in range(end):
         weights[n] = exp(scores[n] - highest)
         total += weights[n]
-    count, least = 0, CLOSE * total
-    for block in range(blocks):
-        if any_above(weights[block * LANES :].ctypes.data, least):
-            close[count] = block
-            count += 1
+    count = _above(weights, blocks, CLOSE * total, close)
     for block in close[:count]:
-        n, here = block * LANES, low_keys + block * KEY_LINES * LINE
+        n, here = block * LANES, close_keys + block * KEY_LINES * LINE
         likeness(
-            here, keys + (block * (KEY_LINES + 1) + KEY_LINES) * LINE, rounded.ctypes.data, F(LOW_MIDDLE) * middle,
+            here, keys + (block * (KEY_LINES + 1) + KEY_LINES) * LINE, rounded.ctypes.data, F(REST_4) * middle,
             scale, added.ctypes.data, value_scale[n:].ctypes.data, here,
         )  # fmt: skip
         added[length - n :] = F(0)  # a former request may have left no numbers
@@ -336,11 +352,13 @@ def _mix(
 ) -> None:  # fmt: skip
     """The values of a head's first `length` positions, as much of each as `_look` found, to `out` [HEAD]. The keys at
     `following` are asked for."""
-    values, low_values = cells.values[layer, row, head].ctypes.data, cells.low_values[layer, row, head].ctypes.data
+    values, near_values = cells.values[layer, row, head].ctypes.data, cells.near_values[layer, row, head].ctypes.data
+    close_values = cells.close_values[layer, row, head].ctypes.data
     weights, value_scale, sums = room.weights[rank], room.value_scale[rank], room.sums[rank]
-    high, low, close = room.halves[rank, 0], room.halves[rank, 1], room.close[rank]
+    high, low, near, close = room.halves[rank, 0], room.halves[rank, 1], room.near[rank], room.close[rank]
     blocks, groups = (length + LANES - 1) // LANES, (length + GROUP - 1) // GROUP
-    all_weights, close_weights, end = F(0), F(0), blocks * LANES
+    end, near_count = blocks * LANES, _above(weights, blocks, NEAR * total, near)
+    all_weights, near_weights, close_weights = F(0), F(0), F(0)
     value_scale[length:end] = F(0)  # likewise
     for n in range(end):
         weights[n] *= value_scale[n]
@@ -350,17 +368,23 @@ def _mix(
         n, rest = block * LANES, following + (blocks * KEY_LINES + block) * LINE
         halve(weights[n:].ctypes.data, F(1) / by, high[n:].ctypes.data, low[n:].ctypes.data, rest)
     sums[:] = np.int32(0)
-    mixture(values, high.ctypes.data, low.ctypes.data, groups, sums.ctypes.data, following)
+    mixture_of_2_bits(values, high.ctypes.data, low.ctypes.data, groups, sums[0].ctypes.data, following)
+    for block in near[:near_count]:
+        n, here = block * LANES, near_values + block * LANES // GROUP * LINE
+        mixture_of_2_bits(here, high[n:].ctypes.data, low[n:].ctypes.data, LANES // GROUP, sums[1].ctypes.data, here)
+        for lane in range(LANES):
+            near_weights += weights[n + lane]
     for block in close[:count]:
-        n, here = block * LANES, low_values + block * LANES // GROUP * VALUE_LINES * LINE
-        mixture(here, high[n:].ctypes.data, low[n:].ctypes.data, LANES // GROUP, sums[2 * HEAD :].ctypes.data, here)
+        n, here = block * LANES, close_values + block * LANES // GROUP * VALUE_LINES * LINE
+        mixture_of_4_bits(here, high[n:].ctypes.data, low[n:].ctypes.data, LANES // GROUP, sums[2].ctypes.data, here)
         for lane in range(LANES):
             close_weights += weights[n + lane]
-    too_much = F(MIDDLE - LOW_MIDDLE) * all_weights + F(LOW_MIDDLE) * close_weights
+    too_much = F(MIDDLE - REST_6) * all_weights + F(REST_6 - REST_4) * near_weights + F(REST_4) * close_weights
     for i in range(HEAD):
-        of_high = F(256) * F(sums[i]) + F(sums[HEAD + i])
-        of_low = F(256) * F(sums[2 * HEAD + i]) + F(sums[3 * HEAD + i])
-        out[i] = ((F(16) * of_high + of_low) * by - too_much) / total
+        highest = F(256) * F(sums[0, 0, i]) + F(sums[0, 1, i])
+        next_ones = F(256) * F(sums[1, 0, i]) + F(sums[1, 1, i])
+        lowest = F(256) * F(sums[2, 0, i]) + F(sums[2, 1, i])
+        out[i] = ((F(64) * highest + F(16) * next_ones + lowest) * by - too_much) / total
 
 
 @part

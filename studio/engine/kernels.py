@@ -29,7 +29,7 @@ PAIR = 2  # or bfloat16
 LINE = LANES * GROUP  # bytes of a register
 HEAD = 64  # channels of an attention head, in all of the family
 KEY_LINES = HEAD * LANES // (2 * LINE)  # of LANES positions, in 4 bits each
-VALUE_LINES = HEAD * GROUP // (2 * LINE)  # of GROUP positions
+VALUE_LINES = HEAD * GROUP // (2 * LINE)  # of GROUP positions, the same; in 2 bits it is one
 
 _BYTE, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 32, 64)), ir.FloatType()
 _INTS, _FLOATS, _BYTES = ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, LANES), ir.VectorType(_BYTE, LINE)
@@ -122,9 +122,9 @@ def _moved(b: Any, line: Any, by: int) -> Any:
     return b.shl(line, amount) if by > 0 else b.lshr(line, amount)
 
 
-def _halves(b: Any, line: Any) -> tuple[Any, Any]:
-    """The low four bits of each byte, and the high ones."""
-    return b.and_(line, _constant(0x0F)), b.and_(_moved(b, line, -4), _constant(0x0F))
+def _parts(b: Any, line: Any, bits: int) -> list[Any]:
+    """The lowest bits of each byte, the next ones, and so on to the highest."""
+    return [b.and_(_moved(b, line, -least), _constant((1 << bits) - 1)) for least in range(0, 8, bits)]
 
 
 def _each(b: Any, number: Any) -> Any:
@@ -152,11 +152,12 @@ def _floats(b: Any, line: Any) -> tuple[Any, Any]:
     return b.bitcast(_moved(b, line, 16), _FLOATS), b.bitcast(b.and_(line, _HIGH), _FLOATS)
 
 
-def _lines(b: Any, address: Any, count: int, ahead: Any) -> Iterator[Any]:
-    """Registers that lie one after the other; as many lines from `ahead` are asked for."""
+def _lines(b: Any, address: Any, count: int, ahead: Any, asked: int) -> Iterator[Any]:
+    """Registers that lie one after the other; meanwhile `asked` lines from `ahead` are asked for."""
     for line in range(count):
         loaded = b.load(_at(b, address, _INTS, LINE * line), align=LINE)
-        _ask(b, b.add(ahead, ir.Constant(_LONG, LINE * line)))
+        for one in range(asked * line // count, asked * (line + 1) // count):
+            _ask(b, b.add(ahead, ir.Constant(_LONG, LINE * one)))
         yield loaded
 
 
@@ -194,7 +195,7 @@ def _products(rows: int, unrolled: int, floats: bool) -> Any:
                 here = b.add(weights, b.mul(line, ir.Constant(_LONG, LINE)))
                 begin = b.add(x, b.mul(line, ir.Constant(_LONG, read)))
                 of_rows = [b.add(begin, b.mul(stride, ir.Constant(_LONG, r))) for r in range(rows)]
-                loaded = _lines(b, here, unrolled, b.add(here, ir.Constant(_LONG, _AHEAD)))
+                loaded = _lines(b, here, unrolled, b.add(here, ir.Constant(_LONG, _AHEAD)), unrolled)
                 for u, register in enumerate(loaded):
                     for at, numbers in enumerate(_floats(b, register) if floats else (register,)):
                         for place in of_rows:
@@ -258,16 +259,16 @@ def likeness(
 ) -> Any:
     """scores[LANES] = (the products of a query, int8 [HEAD], with LANES keys [KEY_LINES, LINE] - middle) · by · scale.
 
-    scales: two to a lane; the low half is the key's, the high half goes to others[LANES]. As much as the keys take is
-    asked for from `ahead`.
+    scales: two to a lane; the low half is the key's, the high half goes to others[LANES]. As much as as many values
+    take in 2 bits is asked for from `ahead`.
     """
 
     def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
         keys, scales, query, middle, by, scores, others, ahead = args
         add_product = _add_product(b)
         sums = [ir.Constant(_INTS, [0] * LANES)] * 2
-        for n, line in enumerate(_lines(b, keys, KEY_LINES, ahead)):
-            for half, numbers in enumerate(_halves(b, line)):
+        for n, line in enumerate(_lines(b, keys, KEY_LINES, ahead, LANES // GROUP)):
+            for half, numbers in enumerate(_parts(b, line, 4)):
                 four = _everywhere(b, query, HEAD // 2 * half + GROUP * n)
                 sums[half] = add_product(sums[half], numbers, four)
         whole = b.fsub(b.sitofp(b.add(*sums), _FLOATS), _each(b, middle))
@@ -312,37 +313,45 @@ def halve(_context: Any, weights: Any, by: Any, high: Any, low: Any, ahead: Any)
     return types.void(types.int64, types.float32, *[types.int64] * 3), generate
 
 
-@instructions
-def mixture(_context: Any, values: Any, high: Any, low: Any, groups: Any, out: Any, ahead: Any) -> Any:
-    """out[2, HEAD] += the sums of weights times values: of their high bytes, and of their low ones.
+def _mixture(bits: int) -> Any:
+    """mix(values, high, low, groups, out, ahead): out[2, HEAD] += the sums of weights times values of so many bits: of
+    the weights' high bytes, and of their low ones.
 
-    values: [groups, VALUE_LINES, LINE], GROUP positions each; high, low: uint8 [groups, GROUP]. As much is asked for
-    from `ahead`.
+    values: [groups, a line of 2 bits or VALUE_LINES of 4, LINE], GROUP positions each; high, low: uint8 [groups,
+    GROUP]. As much as as many keys take is asked for from `ahead`.
     """
+    count, asked = HEAD * GROUP * bits // (8 * LINE), KEY_LINES * GROUP // LANES
 
-    def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
-        values, high, low, groups, out, ahead = args
-        add_product = _add_product(b)
-        places = [_at(b, out, _INTS, 4 * (n * HEAD + part * LANES)) for part in range(HEAD // LANES) for n in range(2)]
+    @instructions
+    def mix(_context: Any, values: Any, high: Any, low: Any, groups: Any, out: Any, ahead: Any) -> Any:
+        def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
+            values, high, low, groups, out, ahead = args
+            add_product = _add_product(b)
+            places = [_at(b, out, _INTS, 4 * (n * HEAD + at)) for at in range(0, HEAD, LANES) for n in range(2)]
 
-        def body(group: Any, sums: list[Any]) -> list[Any]:
-            place = b.mul(group, ir.Constant(_LONG, GROUP))
-            weights = [_everywhere(b, b.add(bytes_, place)) for bytes_ in (high, low)]
-            place = b.mul(group, ir.Constant(_LONG, VALUE_LINES * LINE))
-            lines = _lines(b, b.add(values, place), VALUE_LINES, b.add(ahead, place))
-            parts = [part for line in lines for part in _halves(b, line)]
-            return [
-                add_product(sums[2 * n + half], weight, part)
-                for n, part in enumerate(parts)
-                for half, weight in enumerate(weights)
-            ]
+            def body(group: Any, sums: list[Any]) -> list[Any]:
+                place = b.mul(group, ir.Constant(_LONG, GROUP))
+                weights = [_everywhere(b, b.add(bytes_, place)) for bytes_ in (high, low)]
+                place = b.add(values, b.mul(group, ir.Constant(_LONG, count * LINE)))
+                then = b.add(ahead, b.mul(group, ir.Constant(_LONG, asked * LINE)))
+                parts = [part for line in _lines(b, place, count, then, asked) for part in _parts(b, line, bits)]
+                return [
+                    add_product(sums[2 * n + half], weight, part)
+                    for n, part in enumerate(parts)
+                    for half, weight in enumerate(weights)
+                ]
 
-        sums = _loop(b, groups, 1, [b.load(place, align=4) for place in places], body)
-        for place, total in zip(places, sums, strict=True):
-            b.store(total, place, align=4)
-        return context.get_dummy_value()
+            sums = _loop(b, groups, 1, [b.load(place, align=4) for place in places], body)
+            for place, total in zip(places, sums, strict=True):
+                b.store(total, place, align=4)
+            return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 6), generate
+        return types.void(*[types.int64] * 6), generate
+
+    return mix
+
+
+mixture_of_2_bits, mixture_of_4_bits = _mixture(2), _mixture(4)
 
 
 @instructions

@@ -33,8 +33,9 @@ class NativeCells(KeysValues):
 
     keys: Tensor  # these as in `Cells`
     values: Tensor
-    low_keys: Tensor
-    low_values: Tensor
+    near_values: Tensor
+    close_keys: Tensor
+    close_values: Tensor
     lengths: Tensor  # [rows], what `fill` left
 
     def __init__(
@@ -47,12 +48,12 @@ class NativeCells(KeysValues):
             self.register_buffer(name, zeros(*shape, device=device, dtype=dtype), persistent=False)
 
         keep("keys", *shape, length // LANES, KEY_LINES + 1, LANES, dtype=torch.int32)
-        keep("values", *shape, length // GROUP, VALUE_LINES, LINE, dtype=torch.uint8)
-        keep("low_keys", *shape, length // LANES, KEY_LINES, LANES, dtype=torch.int32)
-        keep("low_values", *shape, length // GROUP, VALUE_LINES, LINE, dtype=torch.uint8)
+        keep("values", *shape, length // GROUP, LINE, dtype=torch.uint8)
+        keep("near_values", *shape, length // GROUP, LINE, dtype=torch.uint8)
+        keep("close_keys", *shape, length // LANES, KEY_LINES, LANES, dtype=torch.int32)
+        keep("close_values", *shape, length // GROUP, VALUE_LINES, LINE, dtype=torch.uint8)
         keep("lengths", rows, dtype=torch.int64)
-        parts = self.keys, self.values, self.low_keys, self.low_values
-        self.cells = Cells(*(tensor.numpy() for tensor in parts))
+        self.cells = Cells(*(getattr(self, name).numpy() for name in Cells._fields))
 
     @classmethod
     def position_bytes(cls, head_dim: int, dtype: torch.dtype) -> int:
@@ -60,8 +61,8 @@ class NativeCells(KeysValues):
 
     @classmethod
     def read_bytes(cls, head_dim: int, dtype: torch.dtype) -> int:
-        """At least: without the low halves, which are read where attention looks."""
-        return (KEY_LINES + 1) * LINE // LANES + VALUE_LINES * LINE // GROUP
+        """At least: without what is read only where attention looks."""
+        return (KEY_LINES + 1) * LINE // LANES + LINE // GROUP
 
     def rounded(self, length: int) -> int:
         """Each row looks as far as it is long, whatever the batch says."""
@@ -75,19 +76,20 @@ class NativeCells(KeysValues):
         positions = keys_values.shape[1]
         blocks, groups = -(-positions // LANES), -(-positions // LANES) * LANES // GROUP
         keys, values = keys_values.permute(2, 0, 3, 1, 4)  # [layers, heads, P, HEAD] each, float32
-        keys, key_scale = _in_halves(keys)
-        values, value_scale = _in_halves(values)
-        for name, bytes_ in (("keys", keys >> 4), ("low_keys", keys & 15)):
-            getattr(self, name)[:, row, :, :blocks, :KEY_LINES] = _key_lines(_whole_blocks(bytes_))
-        for name, bytes_ in (("values", values >> 4), ("low_values", values & 15)):
-            getattr(self, name)[:, row, :, :groups] = _value_lines(_whole_blocks(bytes_))
+        (keys, key_scale), (values, value_scale) = _about_middle(keys), _about_middle(values)
+        keys, values = _whole_blocks(keys), _whole_blocks(values)
+        self.keys[:, row, :, :blocks, :KEY_LINES] = _key_lines(keys >> 4)
+        self.close_keys[:, row, :, :blocks] = _key_lines(keys & 15)
+        self.values[:, row, :, :groups] = _value_lines(values >> 6, 2)[..., 0, :]
+        self.near_values[:, row, :, :groups] = _value_lines(values >> 4 & 3, 2)[..., 0, :]
+        self.close_values[:, row, :, :groups] = _value_lines(values & 15, 4)
         scales = _whole_blocks((value_scale | (key_scale >> 16))[..., None])
         self.keys[:, row, :, :blocks, KEY_LINES] = scales.view(*scales.shape[:2], blocks, LANES)
         self.lengths[row] = positions
 
     def move(self, source: int, target: int, length: int) -> None:
-        for name, positions in (("keys", LANES), ("values", GROUP), ("low_keys", LANES), ("low_values", GROUP)):
-            cells: Tensor = getattr(self, name)
+        for name in Cells._fields:
+            cells, positions = getattr(self, name), LANES if "keys" in name else GROUP
             used = -(-length // positions)
             cells[:, target, :, :used] = cells[:, source, :, :used]
         self.lengths[target] = self.lengths[source]
@@ -185,8 +187,9 @@ class NativeStep(Step):
             x=room(rows, c.dim), wide=room(rows, max(3 * c.dim, c.ffn)), mixed=room(rows, c.dim),
             logits=room(rows, c.codebooks * c.cardinality),
             normed=room(threads, c.dim), given=room(threads, rows, max(c.dim, c.ffn), dtype=given),
-            scale=room(threads, rows), sums=room(threads, 4 * HEAD, dtype=torch.int32),
+            scale=room(threads, rows), sums=room(threads, 3, 2, HEAD, dtype=torch.int32),
             scores=room(threads, longest), weights=room(threads, longest), value_scale=room(threads, longest),
+            near=room(threads, longest // LANES, dtype=torch.int32),
             close=room(threads, longest // LANES, dtype=torch.int32), added=room(threads, LANES),
             halves=room(threads, 2, longest, dtype=torch.uint8),
             query=room(threads, HEAD, dtype=torch.int8), numbers=numbers, words=numbers.view(np.int32),
@@ -278,8 +281,8 @@ def _in_bytes(numbers: Tensor) -> tuple[Tensor, Tensor]:
     return (numbers / scale[..., None]).round().to(torch.int8), scale
 
 
-def _in_halves(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers [..., HEAD] as uint8 about MIDDLE, and the bits of their scales, int32 [...]: as `_about_middle` does."""
+def _about_middle(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers [..., HEAD] as uint8 about MIDDLE, and the bits of their scales, int32 [...]: as `compiled` does."""
     most = numbers.abs().amax(dim=-1).clamp_(min=1e-12).div_(MIDDLE - 1)
     scale = (most.view(torch.int32) + 0xFFFF) & -0x10000
     return ((numbers / scale.view(torch.float32)[..., None]).round() + MIDDLE).to(torch.uint8), scale
@@ -290,17 +293,17 @@ def _whole_blocks(of_positions: Tensor) -> Tensor:
     return torch.nn.functional.pad(of_positions, (0, 0, 0, -of_positions.shape[2] % LANES))
 
 
-def _key_lines(halves: Tensor) -> Tensor:
+def _key_lines(parts: Tensor) -> Tensor:
     """4 bits each [layers, heads, P, HEAD] to words [layers, heads, P / LANES, KEY_LINES, LANES]."""
-    layers, heads, positions, _ = halves.shape
-    groups = halves.view(layers, heads, positions // LANES, LANES, HEAD // GROUP, GROUP).transpose(3, 4)
+    layers, heads, positions, _ = parts.shape
+    groups = parts.view(layers, heads, positions // LANES, LANES, HEAD // GROUP, GROUP).transpose(3, 4)
     low, high = groups.reshape(layers, heads, positions // LANES, 2, KEY_LINES, LINE).unbind(3)
     return (low | high << 4).view(torch.int32)
 
 
-def _value_lines(halves: Tensor) -> Tensor:
-    """4 bits each [layers, heads, P, HEAD] to [layers, heads, P / GROUP, VALUE_LINES, LINE]."""
-    layers, heads, positions, _ = halves.shape
-    blocks = halves.view(layers, heads, positions // GROUP, GROUP, HEAD // LANES, LANES).movedim(3, -1)
-    low, high = blocks.reshape(layers, heads, positions // GROUP, VALUE_LINES, 2, LINE).unbind(4)
-    return low | high << 4
+def _value_lines(parts: Tensor, bits: int) -> Tensor:
+    """So many bits each [layers, heads, P, HEAD] to [layers, heads, P / GROUP, lines, LINE]."""
+    layers, heads, positions, _ = parts.shape
+    blocks = parts.view(layers, heads, positions // GROUP, GROUP, HEAD // LANES, LANES).movedim(3, -1)
+    lines = blocks.reshape(layers, heads, positions // GROUP, -1, 8 // bits, LINE)
+    return (lines << torch.arange(0, 8, bits, dtype=torch.uint8)[:, None]).sum(-2, dtype=torch.uint8)
