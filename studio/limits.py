@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import redis
@@ -25,6 +26,9 @@ from redis.retry import Retry
 
 from studio.errors import ConfigurationError, InvalidRequest, RateLimited
 from studio.settings import ENV_PREFIX, Settings
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
 
 logger = logging.getLogger(__name__)
 
@@ -283,6 +287,12 @@ class Clients:
         if address is None:
             return client in self._names
         return any(address in network for network in self._networks)
+
+
+def client_of_request(request: HTTPConnection, settings: Settings) -> str:
+    """Who sends this request. Takes a `gr.Request` as well."""
+    peer = request.client.host if request.client else "unknown"
+    return client_of(peer, ",".join(request.headers.getlist("x-forwarded-for")), settings.trusted_proxies)
 
 
 def client_of(peer: str, forwarded_for: str | None, trusted_proxies: Sequence[str]) -> str:

@@ -22,8 +22,8 @@ from gradio.utils import get_upload_folder
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from studio.api.rest import INTERNAL_ERROR
-from studio.api.security import client_of_request
 from studio.errors import DatabaseUnavailable, StudioError
+from studio.limits import client_of_request
 from studio.runtime import Studio
 from studio.schemas import BatchRequest, GenerationRequest, JobsRequest, JobStatus, JobView, View, describe
 

@@ -32,7 +32,7 @@ from studio.api import examples
 from studio.api.audience import Audience
 from studio.api.events import Feed, as_event
 from studio.api.examples import Probe, answers
-from studio.api.security import ErrorResponse, client_of_request
+from studio.api.security import ErrorResponse
 from studio.audio import wav
 from studio.errors import (
     BatchNotFound,
@@ -44,6 +44,7 @@ from studio.errors import (
     RateLimited,
     StudioError,
 )
+from studio.limits import client_of_request
 from studio.metrics import CONTENT_TYPE as METRICS
 from studio.runtime import Change, Studio
 from studio.schemas import (

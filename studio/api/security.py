@@ -1,4 +1,4 @@
-"""What is refused before any surface sees it: foreign host names and origins, too much body. And who the client is.
+"""What is refused before any surface sees it: foreign host names and origins, too much body.
 
 Knows no routes. One gate stands before REST, Gradio's endpoints and the page alike.
 """
@@ -13,11 +13,10 @@ import anyio
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from studio.limits import Clients, client_of
+from studio.limits import Clients
 from studio.settings import ENV_PREFIX, Settings, is_address
 
 BODY_MAX_BYTES = 1_000_000  # a batch of ten requests of the longest prompts has 30 kB
@@ -35,13 +34,6 @@ class ErrorResponse(JSONResponse):
 
     def render(self, content: object) -> bytes:
         return json.dumps(content, allow_nan=False).encode("ascii")
-
-
-def client_of_request(request: HTTPConnection, settings: Settings) -> str:
-    """Who sends this request, for the rate limit. Takes a `gr.Request` as well."""
-    peer = request.client.host if request.client else "unknown"
-    forwarded_for = ",".join(request.headers.getlist("x-forwarded-for"))
-    return client_of(peer, forwarded_for, settings.trusted_proxies)
 
 
 def protect(app: FastAPI, settings: Settings) -> None:

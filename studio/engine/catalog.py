@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import studio
 from studio.errors import ModelNotFound
 from studio.settings import ENV_PREFIX, Settings
 
@@ -17,7 +16,7 @@ CC0 = "CC0 1.0"
 CC_BY_NC = "CC-BY-NC 4.0"  # Meta's weights: no commercial use
 MAX_DURATION_S = 30.0  # every model of the family was trained on 30 s
 
-BUNDLED = Path(studio.__file__).resolve().parent.parent / "assets" / "musicgen-mini"
+BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "musicgen-mini"
 BUNDLE_FILES = ("config.json", "lm.safetensors", "text.safetensors", "tokenizer.json", "codec.safetensors")
 EXPORT_FILES = ("state_dict.bin", "compression_state_dict.bin")  # as audiocraft.utils.export names them
 

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as the card shows them: the most telling first, each beside what to judge it by."""
+"""The bundle's card: text, and an evaluation's figures, the most telling first, each beside what to judge it by."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+CARD = "README.md"
+MEASURED = "<!-- measured -->"  # the figures follow it
 
 Figures = dict[str, Any]
 
@@ -38,6 +41,19 @@ HEADLINES = (
     Headline("the codec's buzz", "codec.codec.buzz", "codec.music.buzz", "music", ".2f"),
     Headline("loss with prompts, nats a code", "loss.held_out_prompt", "loss.held_out_null", "without", ".3f"),
 )
+
+
+def write(assets: Path, text: str) -> None:
+    """The card, with the measurements that it already holds."""
+    path = assets / CARD
+    measured = path.read_text("utf-8").partition(MEASURED)[2] if path.exists() else "\n\nNot measured yet.\n"
+    path.write_text(f"{text}{MEASURED}{measured}", "utf-8")
+
+
+def write_measurements(assets: Path, table: str) -> None:
+    """Replace the card's measurements."""
+    path = assets / CARD
+    path.write_text(f"{path.read_text('utf-8').partition(MEASURED)[0]}{MEASURED}\n\n{table}", "utf-8")
 
 
 def before(path: Path, version: str) -> Figures | None:

@@ -28,7 +28,6 @@ from studio.training import card, heeding, lm, memory, prompts, reading, structu
 from studio.training.captions import evaluation_prompts, tempo_prompts
 from studio.training.codec import log_mel_distance
 from studio.training.data import Shard, read_shards
-from studio.training.export import write_measurements
 from studio.training.judge import Judge, truth_of_prompt
 from studio.training.measures import SAMPLE_RATE, Audio, buzz, mean, statistics
 from studio.training.place import Place
@@ -93,7 +92,7 @@ def evaluate(config: Evaluation, place: Place, assets: Path) -> dict[str, Any]:
             found |= part()
             log.info("%s: %.0f s", part.__name__, time.monotonic() - began)
     (assets / FIGURES).write_text(json.dumps(found, indent=2) + "\n")
-    write_measurements(assets, card.tables(found))
+    card.write_measurements(assets, card.tables(found))
     return found
 
 

@@ -6,19 +6,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studio.engine.bundle import Bundle
 from studio.engine.reader import Reader, WordPieces
 from studio.engine.spectral_codec import SpectralCodec
-from studio.training import lm, reading
+from studio.training import card, lm, reading
+from studio.training.config import Recipe
 from studio.training.place import Place
 
-if TYPE_CHECKING:
-    from studio.training.config import Recipe
-
-CARD = "README.md"
-MEASURED = "<!-- measured -->"  # what follows it in the card is written by `evaluate`
 CURVE = "training.jsonl"  # the looks at held-out pieces while the language model was trained
 COLUMNS = 8  # of the curve in the card
 BUDGET_BYTES = 32_000_000
@@ -39,21 +35,8 @@ def export(recipe: Recipe, place: Place, assets: Path) -> int:
         path.chmod(0o644)
     size = sum(path.stat().st_size for path in assets.glob("*.safetensors"))
     assert size <= BUDGET_BYTES, f"{size / 1e6:.1f} MB of weights"
-    write_card(assets, describe(recipe, journal, model, reader, codec, size))
+    card.write(assets, describe(recipe, journal, model, reader, codec, size))
     return size
-
-
-def write_card(assets: Path, text: str) -> None:
-    """The card, with the measurements that it already holds."""
-    path = assets / CARD
-    measured = path.read_text("utf-8").partition(MEASURED)[2] if path.exists() else "\n\nNot measured yet.\n"
-    path.write_text(f"{text}{MEASURED}{measured}", "utf-8")
-
-
-def write_measurements(assets: Path, table: str) -> None:
-    """Replace the card's measurements."""
-    path = assets / CARD
-    path.write_text(f"{path.read_text('utf-8').partition(MEASURED)[0]}{MEASURED}\n\n{table}", "utf-8")
 
 
 def describe(

@@ -10,8 +10,8 @@ import annotated_types
 import gradio as gr
 from pydantic import ValidationError
 
-from studio.api.security import client_of_request
 from studio.errors import InvalidRequest, RateLimited, StudioError
+from studio.limits import client_of_request
 from studio.runtime import Studio
 from studio.schemas import AFTER_MAX, URL_MAX, GenerationRequest, describe
 from studio.settings import ENV_PREFIX
