@@ -1,4 +1,4 @@
-"""A decode step in 8 bits or bf16 as one compiled function: what `step` and `transformer` say, on processors with VNNI.
+"""A decode step in 8 bits or bf16 as one compiled function: what `step` and `transformer` say, on x86 with AVX2.
 
 Operators by the dozen take longer to start than to run when a step is ten milliseconds. Here a step is one call, from
 the last tokens to the next ones; its threads share each phase, wait for each other at its end, and the interpreter is
@@ -53,8 +53,8 @@ NIBBLE = np.int32(4)  # bits
 LOW_NIBBLES = np.int32(0x0F0F0F0F)  # of the four bytes of a word
 NOTHING = F(-1e30)  # the score of what is not there; an infinite one less itself would be no number
 BYTES = np.dtype(np.uint8)
-NEAR = F(1 / 128)  # the share of attention from which on 4 bits of a position's value are read,
-CLOSE = F(1 / 32)  # and all 8, and of its key
+NEAR = F(1 / 128)  # the share of attention from which on 4 bits are read of a position's value,
+CLOSE = F(1 / 32)  # and all 8 of it and its key
 SPINS = 2000  # looks at a barrier before a thread lets others have its core
 
 # What the compiled function reads: arrays over all layers.
@@ -91,8 +91,9 @@ class Weights(NamedTuple):
 
 class Cells(NamedTuple):
     """Keys and values of sequences: of each byte the high bits, which are always read, and apart from them the others.
-    A byte of a line has parts of two or four. A line of keys is a word of GROUP channels for each of LANES positions;
-    one of values is [LANES, GROUP], channels and positions."""
+    A line of keys is a word of GROUP channels for each of LANES positions; one of values is [LANES, GROUP], channels
+    and positions. A byte has the bits of two channels, HEAD / 2 apart in keys and LANES in close values, or of four,
+    LANES apart, in other values; the first one's are the lowest."""
 
     keys: Array  # int32 [layers, rows, heads, length / LANES, KEY_LINES + 1, LANES], the highest 4 bits; the last line
     # has scales: the high halves of two float32, the value's and below it the key's
@@ -303,12 +304,19 @@ def _above(weights: Any, blocks: int, least: Any, found: Any) -> int:
 
 
 @part
-def _look(
-    cells: Any, layer: int, row: int, head: int, length: int, query: Any, room: Any, rank: int
-) -> tuple[Any, int]:
+def _weigh(scores: Any, weights: Any) -> Any:
+    """How much positions of these scores weigh, the highest 1; returns their sum."""
+    highest, total = _highest(scores), F(0)
+    for n in range(len(scores)):
+        weights[n] = exp(scores[n] - highest)
+        total += weights[n]
+    return total
+
+
+@part
+def _look(cells: Any, layer: int, row: int, head: int, length: int, query: Any, room: Any, rank: int) -> Any:
     """How much a scaled query [HEAD] attends to each of a head's first `length` positions, to room.weights, next to
-    nothing in the rest of the last block; their sum, and how many blocks, named in room.close, are looked at closely.
-    The values are asked for."""
+    nothing in the rest of the last block; returns their sum. The values are asked for."""
     keys, values = cells.keys[layer, row, head].ctypes.data, cells.values[layer, row, head].ctypes.data
     close_keys = cells.close_keys[layer, row, head].ctypes.data
     scores, value_scale, weights = room.scores[rank], room.value_scale[rank], room.weights[rank]
@@ -326,10 +334,7 @@ def _look(
             scores[n:].ctypes.data, value_scale[n:].ctypes.data, values + n * LINE // GROUP,
         )  # fmt: skip
     scores[length:end] = NOTHING
-    highest, total = _highest(scores[:end]), F(0)
-    for n in range(end):
-        weights[n] = exp(scores[n] - highest)
-        total += weights[n]
+    total = _weigh(scores[:end], weights)
     count = _above(weights, blocks, CLOSE * total, close)
     for block in close[:count]:
         n, here = block * LANES, close_keys + block * KEY_LINES * LINE
@@ -339,17 +344,14 @@ def _look(
         )  # fmt: skip
         added[length - n :] = F(0)  # a former request may have left no numbers
         for lane in range(LANES):
-            weight = exp(scores[n + lane] + added[lane] - highest)
-            total += weight - weights[n + lane]
-            weights[n + lane] = weight
-    return total, count
+            scores[n + lane] += added[lane]
+    return _weigh(scores[:end], weights) if count else total
 
 
 @part
 def _mix(
-    cells: Any, layer: int, row: int, head: int, length: int, total: Any, count: int, out: Any, room: Any, rank: int,
-    following: int,
-) -> None:  # fmt: skip
+    cells: Any, layer: int, row: int, head: int, length: int, total: Any, out: Any, room: Any, rank: int, following: int
+) -> None:
     """The values of a head's first `length` positions, as much of each as `_look` found, to `out` [HEAD]. The keys at
     `following` are asked for."""
     values, near_values = cells.values[layer, row, head].ctypes.data, cells.near_values[layer, row, head].ctypes.data
@@ -357,7 +359,8 @@ def _mix(
     weights, value_scale, sums = room.weights[rank], room.value_scale[rank], room.sums[rank]
     high, low, near, close = room.halves[rank, 0], room.halves[rank, 1], room.near[rank], room.close[rank]
     blocks, groups = (length + LANES - 1) // LANES, (length + GROUP - 1) // GROUP
-    end, near_count = blocks * LANES, _above(weights, blocks, NEAR * total, near)
+    near_count, close_count = _above(weights, blocks, NEAR * total, near), _above(weights, blocks, CLOSE * total, close)
+    end = blocks * LANES
     all_weights, near_weights, close_weights = F(0), F(0), F(0)
     value_scale[length:end] = F(0)  # likewise
     for n in range(end):
@@ -374,7 +377,7 @@ def _mix(
         mixture_of_2_bits(here, high[n:].ctypes.data, low[n:].ctypes.data, LANES // GROUP, sums[1].ctypes.data, here)
         for lane in range(LANES):
             near_weights += weights[n + lane]
-    for block in close[:count]:
+    for block in close[:close_count]:
         n, here = block * LANES, close_values + block * LANES // GROUP * VALUE_LINES * LINE
         mixture_of_4_bits(here, high[n:].ctypes.data, low[n:].ctypes.data, LANES // GROUP, sums[2].ctypes.data, here)
         for lane in range(LANES):
@@ -392,8 +395,8 @@ def _attend(
     cells: Any, layer: int, row: int, head: int, length: int, query: Any, out: Any, room: Any, rank: int, following: int
 ) -> None:
     """Attention of a scaled query [HEAD] over a head's first `length` positions, to `out` [HEAD]."""
-    total, count = _look(cells, layer, row, head, length, query, room, rank)
-    _mix(cells, layer, row, head, length, total, count, out, room, rank, following)
+    total = _look(cells, layer, row, head, length, query, room, rank)
+    _mix(cells, layer, row, head, length, total, out, room, rank, following)
 
 
 @part

@@ -2,17 +2,17 @@
 between them.
 
 On a CPU a decode step waits for memory, if nothing else is in the way. These read weights in the order in which they
-lie: as bytes, four pairs of which a lane multiplies at once (x86's VNNI), or as bfloat16, which are the high halves of
-float32. Addresses, not arrays: what is called a million times a second makes no views. Sums of bytes are exact, and
-those of floats are added up in the same order for any number of rows, so a result does not depend on who computes
-beside it.
+lie: as bytes, four pairs of which a lane multiplies at once (x86's VNNI; AVX2 takes a few instructions for it), or as
+bfloat16, which are the high halves of float32. Addresses, not arrays: what is called a million times a second makes no
+views. Sums of bytes are exact, and those of floats are added up in the same order for any number of rows, so a result
+does not depend on who computes beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from numba import njit, types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
 
-LANES = 16  # outputs of a block, in one 512-bit register
+LANES = 16  # outputs of a block, in one 512-bit register, or two of 256 bits
 GROUP = 4  # bytes that a lane takes at once,
 PAIR = 2  # or bfloat16
 LINE = LANES * GROUP  # bytes of a register
@@ -32,7 +32,8 @@ KEY_LINES = HEAD * LANES // (2 * LINE)  # of LANES positions, in 4 bits each
 VALUE_LINES = HEAD * GROUP // (2 * LINE)  # of GROUP positions, the same; in 2 bits it is one
 
 _BYTE, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 32, 64)), ir.FloatType()
-_INTS, _FLOATS, _BYTES = ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, LANES), ir.VectorType(_BYTE, LINE)
+_INTS, _FLOATS, _SHORTS = (ir.VectorType(kind, LANES) for kind in (_INT, _FLOAT, ir.IntType(16)))
+_EIGHT_INTS, _HALF = ir.VectorType(_INT, LANES // 2), ir.VectorType(_BYTE, LINE // 2)  # half a register
 _FIRST = ir.Constant(_INTS, [0] * LANES)
 _HIGH = ir.Constant(_INTS, [0xFFFF0000] * LANES)
 _AHEAD = 8192  # bytes before its use that a line of weights is asked for
@@ -76,12 +77,22 @@ def instructions(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cache
+def features() -> frozenset[str]:
+    """What the processor has that numba compiles for: this one, unless NUMBA_CPU_FEATURES says otherwise."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return frozenset()
+    if config.CPU_FEATURES is not None:
+        return frozenset(name[1:] for name in config.CPU_FEATURES.split(",") if name.startswith("+"))
+    return frozenset(name for name, there in binding.get_host_cpu_features().items() if there)
+
+
 def here() -> bool:
     """Whether this processor has the instructions."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    features = binding.get_host_cpu_features()
-    return bool(features.get("avx512vnni") and features.get("avx512f"))
+    return {"avx2", "fma"} <= features()
+
+
+def _wide() -> bool:
+    return {"avx512f", "avx512bw", "avx512vnni"} <= features()
 
 
 def _at(b: Any, address: Any, kind: Any, by: int = 0) -> Any:
@@ -138,13 +149,46 @@ def _everywhere(b: Any, address: Any, by: int = 0) -> Any:
     return _each(b, b.load(_at(b, address, _INT, by), align=GROUP))
 
 
-def _add_product(b: Any, floats: bool = False) -> Callable[[Any, Any, Any], Any]:
-    """sums + products, of a float each or of four unsigned bytes and signed ones, as a function of three registers."""
-    kind, name = (_FLOATS, "llvm.fma.v16f32") if floats else (_INTS, "llvm.x86.avx512.vpdpbusd.512")
-    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(kind, [kind] * 3), name)
-    if floats:
-        return lambda sums, one, other: b.call(function, [one, other, sums])
-    return lambda sums, unsigned, signed: b.call(function, [sums, unsigned, signed])
+def _call(b: Any, name: str, result: Any, *given: Any) -> Any:
+    """An instruction by its name."""
+    kind = ir.FunctionType(result, [each.type for each in given])
+    return b.call(cgutils.get_or_insert_function(b.module, kind, name), given)
+
+
+def _add_product(b: Any, sums: Any, one: Any, other: Any) -> Any:
+    """sums + one · other, of floats."""
+    return _call(b, "llvm.fma.v16f32", _FLOATS, one, other, sums)
+
+
+def _add_products(b: Any, sums: Any, unsigned: Any, signed: Any, small: bool = False) -> Any:
+    """sums + the products of four unsigned bytes in each lane with four signed ones; `small` are those of which two
+    add up to no more than 16 bits."""
+    if _wide():
+        return _call(b, "llvm.x86.avx512.vpdpbusd.512", _INTS, sums, unsigned, signed)
+    lanes, halves = list(range(LANES)), []
+    for half in (lanes[: LANES // 2], lanes[LANES // 2 :]):
+        given = [b.shuffle_vector(each, each, ir.Constant(_EIGHT_INTS, half)) for each in (sums, unsigned, signed)]
+        halves.append(_add_half(b, given, small))
+    return b.shuffle_vector(*halves, ir.Constant(_INTS, lanes))
+
+
+def _add_half(b: Any, given: Sequence[Any], small: bool) -> Any:
+    """The same of half a register."""
+    sums, unsigned, signed = given
+    if "avxvnni" in features():
+        return _call(b, "llvm.x86.avx512.vpdpbusd.256", _EIGHT_INTS, sums, unsigned, signed)
+
+    def added_up(one: Any, other: Any) -> Any:
+        """The sums of two products each, of 16 bits."""
+        return _call(b, "llvm.x86.avx2.pmadd.wd", _EIGHT_INTS, one, other)
+
+    if small:
+        two = _call(b, "llvm.x86.avx2.pmadd.ub.sw", _SHORTS, *(b.bitcast(each, _HALF) for each in (unsigned, signed)))
+        return b.add(sums, added_up(two, ir.Constant(_SHORTS, [1] * LANES)))
+    unsigned, signed = (b.bitcast(each, _SHORTS) for each in (unsigned, signed))
+    byte = ir.Constant(_SHORTS, [8] * LANES)
+    even = added_up(b.and_(unsigned, ir.Constant(_SHORTS, [0xFF] * LANES)), b.ashr(b.shl(signed, byte), byte))
+    return b.add(b.add(sums, even), added_up(b.lshr(unsigned, byte), b.ashr(signed, byte)))
 
 
 def _floats(b: Any, line: Any) -> tuple[Any, Any]:
@@ -163,11 +207,8 @@ def _lines(b: Any, address: Any, count: int, ahead: Any, asked: int) -> Iterator
 
 def _ask(b: Any, address: Any) -> None:
     """Have a line brought from memory into the second cache."""
-    prefetch = cgutils.get_or_insert_function(
-        b.module, ir.FunctionType(ir.VoidType(), [ir.PointerType(_BYTE), *[_INT] * 3]), "llvm.prefetch.p0"
-    )
-    to_read, second_cache, data = 0, 2, 1
-    b.call(prefetch, [_at(b, address, _BYTE), *(ir.Constant(_INT, hint) for hint in (to_read, second_cache, data))])
+    to_read, second_cache, data = (ir.Constant(_INT, hint) for hint in (0, 2, 1))
+    _call(b, "llvm.prefetch.p0", ir.VoidType(), _at(b, address, _BYTE), to_read, second_cache, data)
 
 
 def _products(rows: int, unrolled: int, floats: bool) -> Any:
@@ -180,6 +221,7 @@ def _products(rows: int, unrolled: int, floats: bool) -> Any:
     `unrolled`.
     """
     kind, read = (_FLOATS, 4 * PAIR) if floats else (_INTS, GROUP)  # bytes of a row that a line is multiplied with
+    add_product = _add_product if floats else _add_products
 
     @instructions
     def block(
@@ -188,7 +230,6 @@ def _products(rows: int, unrolled: int, floats: bool) -> Any:
     ) -> Any:  # fmt: skip
         def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
             weights, x, stride, lines, scales, biases, own_scales, out, width, add = args
-            add_product = _add_product(b, floats)
 
             def body(line: Any, sums: list[Any]) -> list[Any]:
                 found: list[Any] = []
@@ -200,7 +241,7 @@ def _products(rows: int, unrolled: int, floats: bool) -> Any:
                     for at, numbers in enumerate(_floats(b, register) if floats else (register,)):
                         for place in of_rows:
                             given = b.bitcast(_everywhere(b, place, read * u + 4 * at), kind)
-                            found.append(add_product(sums[len(found)], given, numbers))
+                            found.append(add_product(b, sums[len(found)], given, numbers))
                 return found
 
             sums = _loop(b, lines, unrolled, [ir.Constant(kind, [0] * LANES)] * (rows * unrolled * read // 4), body)
@@ -223,6 +264,7 @@ def _products(rows: int, unrolled: int, floats: bool) -> Any:
     return block
 
 
+WIDE = _wide()  # there are registers for eight rows
 _two_rows = _products(2, 2, floats=False)  # a request has two: weights come from memory once for both
 _four_rows = _products(4, 2, floats=False)
 _eight_rows = _products(8, 2, floats=False)
@@ -233,7 +275,7 @@ _four_float_rows = _products(4, 2, floats=True)
 @part
 def byte_products(rows: int, *given: Any) -> int:
     """`_products` of int8 for as many of the first rows as registers hold; `rows` is even. Returns how many."""
-    if rows >= 8:
+    if WIDE and rows >= 8:
         _eight_rows(*given)
         return 8
     if rows >= 4:
@@ -265,12 +307,11 @@ def likeness(
 
     def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
         keys, scales, query, middle, by, scores, others, ahead = args
-        add_product = _add_product(b)
         sums = [ir.Constant(_INTS, [0] * LANES)] * 2
         for n, line in enumerate(_lines(b, keys, KEY_LINES, ahead, LANES // GROUP)):
             for half, numbers in enumerate(_parts(b, line, 4)):
                 four = _everywhere(b, query, HEAD // 2 * half + GROUP * n)
-                sums[half] = add_product(sums[half], numbers, four)
+                sums[half] = _add_products(b, sums[half], numbers, four, small=True)
         whole = b.fsub(b.sitofp(b.add(*sums), _FLOATS), _each(b, middle))
         both = b.load(_at(b, scales, _INTS), align=LINE)
         each = b.fmul(b.bitcast(_moved(b, both, 16), _FLOATS), _each(b, by))
@@ -326,7 +367,6 @@ def _mixture(bits: int) -> Any:
     def mix(_context: Any, values: Any, high: Any, low: Any, groups: Any, out: Any, ahead: Any) -> Any:
         def generate(context: Any, b: Any, _signature: Any, args: Any) -> Any:
             values, high, low, groups, out, ahead = args
-            add_product = _add_product(b)
             places = [_at(b, out, _INTS, 4 * (n * HEAD + at)) for at in range(0, HEAD, LANES) for n in range(2)]
 
             def body(group: Any, sums: list[Any]) -> list[Any]:
@@ -336,7 +376,7 @@ def _mixture(bits: int) -> Any:
                 then = b.add(ahead, b.mul(group, ir.Constant(_LONG, asked * LINE)))
                 parts = [part for line in _lines(b, place, count, then, asked) for part in _parts(b, line, bits)]
                 return [
-                    add_product(sums[2 * n + half], weight, part)
+                    _add_products(b, sums[2 * n + half], weight, part, small=True)
                     for n, part in enumerate(parts)
                     for half, weight in enumerate(weights)
                 ]
@@ -400,7 +440,7 @@ def pause(_context: Any) -> Any:
     """A moment's rest of a thread that waits for another."""
 
     def generate(context: Any, b: Any, _signature: Any, _args: Any) -> Any:
-        b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause"), [])
+        _call(b, "llvm.x86.sse2.pause", ir.VoidType())
         return context.get_dummy_value()
 
     return types.void(), generate
@@ -411,7 +451,7 @@ def step_aside(_context: Any) -> Any:
     """Let another thread have this core (POSIX's sched_yield)."""
 
     def generate(context: Any, b: Any, _signature: Any, _args: Any) -> Any:
-        b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(_INT, []), "sched_yield"), [])
+        _call(b, "sched_yield", _INT)
         return context.get_dummy_value()
 
     return types.void(), generate

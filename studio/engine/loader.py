@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 SMALL = 50_000_000  # parameters of a decoder that one thread serves best
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # of a parameter
+CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")  # "quota period", of a container's CPU time
 RESERVE_BYTES = 2**29  # for the codec and what a step computes
 
 
@@ -85,8 +87,19 @@ def pick_threads(parameters: int) -> None:
     busy browser the two wait for each other."""
     import torch
 
+    torch.set_num_threads(1 if parameters < SMALL else _cores())
+
+
+def _cores() -> int:
+    """Those that this process may use: threads of a step wait for each other, so one without a core holds up all."""
     cores = psutil.cpu_count(logical=False) or 1
-    torch.set_num_threads(1 if parameters < SMALL else cores)
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    try:
+        quota, period = CGROUP_CPU.read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no Linux, no container, or "max", no limit
+        return cores
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -104,8 +117,7 @@ def pick_device(wanted: str) -> torch.device:
 def pick_precision(wanted: str, device: torch.device) -> str:
     """The precision that `PRECISION` means on this device: where it is `auto`, the fastest that is good enough.
 
-    On a CPU that is int8 if it multiplies bytes (VNNI; without, rounding is coarser and no faster), else bf16 if it has
-    that. `python -m studio bench quality` says what each costs.
+    On a CPU that is int8 if it runs the compiled step (AVX2). `python -m studio bench quality` says what each costs.
     """
     import torch
 
@@ -113,6 +125,4 @@ def pick_precision(wanted: str, device: torch.device) -> str:
         return wanted
     if device.type == "cuda":
         return "bf16"
-    if torch.cpu._is_vnni_supported():
-        return "int8"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    return "int8" if torch.cpu._is_avx2_supported() else "fp32"

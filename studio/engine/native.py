@@ -13,14 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from studio.engine.attention import KeysValues, Reach, rounded, zeros
+from studio.engine.attention import KeysValues, Reach, zeros
 from studio.engine.compiled import MIDDLE, Array, Cells, Draws, Matrix, Norms, Requests, Room, Weights, decode
 from studio.engine.kernels import GROUP, HEAD, KEY_LINES, LANES, LINE, PAIR, VALUE_LINES, F, here
 from studio.engine.sampling import SamplingRows
 from studio.engine.step import Batch, Step
 from studio.engine.transformer import DecoderConfig, Get, Layer, Transformer
-
-PROMPT_MAX = 512  # tokens
 
 
 def suits(config: DecoderConfig) -> bool:
@@ -176,7 +174,7 @@ class NativeStep(Step):
         self._weights, self._eps = transformer.weights, F(c.norm_eps)
         self._own, self._prompts = own, prompts or own
         self._requests = Requests(*(getattr(self, name).numpy() for name in Requests._fields))
-        longest = rounded(max(own.length, PROMPT_MAX))
+        longest = max(own.length, prompts.length if prompts else 0)
         given = torch.uint8 if self._weights.qkv.weights.dtype == np.int8 else torch.float32
 
         def room(*shape: int, dtype: torch.dtype = torch.float32) -> Array:
