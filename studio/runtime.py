@@ -380,7 +380,8 @@ class Studio:
 
     def changes(self, job_ids: Collection[str], since: int = -1) -> list[Change]:
         """Those of the given jobs that exist and have changed after version `since`, as they are now."""
-        return [Change(row.version, self._view(row)) for row in self._queue.changed(job_ids, since)]
+        rows = self._queue.changed(job_ids, since)
+        return [Change(row.version, view) for row, view in zip(rows, self._views(rows), strict=True)]
 
     def stream(self, job_id: str) -> Stream | None:
         """The audio of a job that runs in this process, as far as it is made; none before its first sound."""
@@ -452,8 +453,9 @@ class Studio:
         return [self._seen(row, max(0.0, (now - row.beat_at).total_seconds())) for row in self._queue.workers()]
 
     def _seen(self, row: WorkerRow, silent_s: float) -> WorkerSeen:
-        said = row.model_dump(include={"worker_id", "host", "pid", "device", "model", "slots"})
-        return WorkerSeen(**said, silent_s=silent_s, alive=silent_s <= self.settings.lease_seconds)
+        said = row.model_dump(include={"worker_id", "pid", "device", "model", "slots"})
+        host, _, _ = row.host.partition("/")  # what follows tells machines of one name apart
+        return WorkerSeen(**said, host=host, silent_s=silent_s, alive=silent_s <= self.settings.lease_seconds)
 
     def limiter(self) -> LimiterState:
         """What the rate limit does at this moment."""

@@ -35,6 +35,7 @@ FILE_MAX_BYTES = 500_000
 ROWS_MAX = 500
 JOBS_MAX = 500
 VARIATIONS_MAX = 50
+CELL_MAX = 2000  # characters: four of the longest prompts
 EXACT = 2**53  # whole numbers below it are exact as floats
 GROUPS = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[^{}]+|[{}]")
 
@@ -167,7 +168,8 @@ def _renumbered(row: Row, numbers: Sequence[Sequence[str]]) -> Row:
         number = int(match[1])
         return " ".join(numbers[number - 1]) if 1 <= number <= len(numbers) else match[0]
 
-    return row | {"after": re.sub(r"#(\d{1,4})\b", now, row["after"])} if "#" in row.get("after", "") else row
+    after = row.get("after", "")
+    return row | {"after": re.sub(r"#(\d{1,4})\b", now, after)} if "#" in after and len(after) <= CELL_MAX else row
 
 
 def _written_out(row: Row, seed: object) -> list[Row]:
@@ -266,6 +268,8 @@ def names(text: str) -> list[str]:
 
 def alternatives(template: str, field: str = "prompt") -> list[str]:
     """`{calm|dark} piano at {80|120} bpm` → four texts, the first group the slowest to change. `{{` is a brace."""
+    if len(template) > CELL_MAX:
+        raise _RowWrong((field, f"has more than {CELL_MAX} characters"))
     parts: list[list[str]] = []
     for match in GROUPS.finditer(template):
         text = match[0]

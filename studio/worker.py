@@ -44,7 +44,7 @@ ERROR_PAUSE_S = 1.0  # the loop failed itself (the database is gone, say): breat
 STOP_MARGIN_S = 5.0  # beyond the deadline for jobs in flight: to save one, to hand the others back
 GOOD_JOBS = 10  # completed since memory last ran out; then one more request is admitted together
 SAME_START_S = 2.0  # two readings of when a process started differ by less: the kernel tells the boot's time in seconds
-HOST_PROCESSES = 0xEFFFFFFC  # the number of Linux's first PID namespace: a machine's own, no container's
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # of this start of this machine
 
 AWAY = (DatabaseUnavailable, DiskFull)  # a write may succeed later
 
@@ -524,7 +524,8 @@ class Worker:
 
 
 def _process_lives(worker: WorkerRow) -> bool:
-    """Whether a worker's process may still run: on this host that is known, of another only its lease tells."""
+    """Whether a worker's process may still run: on this host that is known, of another only its lease tells. So it does
+    after a restart of the machine."""
     if worker.host != _host():
         return True
     try:
@@ -535,12 +536,13 @@ def _process_lives(worker: WorkerRow) -> bool:
 
 @cache
 def _host() -> str:
-    """Within which process ids mean something: this machine, or a container on it, which may well share its name."""
+    """Within which process ids mean something: this machine since its start, or a container on it. Others may well
+    share its name."""
     try:
-        namespace = Path("/proc/self/ns/pid").stat().st_ino
+        start, namespace = BOOT_ID.read_text().strip(), Path("/proc/self/ns/pid").stat().st_ino
     except OSError:  # no Linux, no containers
-        namespace = HOST_PROCESSES
-    return socket.gethostname() + ("" if namespace == HOST_PROCESSES else f"/{namespace}")
+        return socket.gethostname()
+    return f"{socket.gethostname()}/{start}/{namespace}"
 
 
 def _started_at(pid: int) -> float:

@@ -28,6 +28,7 @@ class Faults:
     ignore_range: bool = False
     status: int | None = None  # answer everything so
     gated: bool = False
+    unannounced: bool = False  # answers do not say how long they are
     dies_after: int | None = None  # body bytes after which the server goes away
 
 
@@ -140,7 +141,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.send_response(206 if start else 200)
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("ETag", f'"{tag}"')
-            self.send_header("Content-Length", str(len(content) - start))
+            if not (body and hub.faults.unannounced):
+                self.send_header("Content-Length", str(len(content) - start))
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.end_headers()

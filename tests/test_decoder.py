@@ -497,7 +497,7 @@ def test_a_shape_says_how_many_codebooks_and_how_wide_a_head(mono: Oracle) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("lacking", [("avx512", "avx10", "amx"), ("avx512", "avx10", "amx", "avxvnni")])
 def test_the_compiled_step_is_near_fp32s_on_lesser_processors(lacking: tuple[str, ...]) -> None:
-    """Compiled as for a processor that lacks instructions: one with AVX-VNNI or, where this one has none either, AVX2."""
+    """Compiled as for one that lacks instructions: with AVX-VNNI, where this one has that, and with AVX2."""
     from llvmlite import binding
 
     features = [name for name, there in binding.get_host_cpu_features().items() if there]

@@ -1320,6 +1320,16 @@ time.sleep(60)
     assert take(queue).job_id == second
 
 
+def test_a_row_that_makes_no_request_any_more_fails_alone(queue: JobQueue, database: Database) -> None:
+    edited, other = add(queue, 2)
+    with database.write() as session:
+        session.connection().execute(text("UPDATE generations SET temperature = 99 WHERE job_id = :id"), {"id": edited})
+    assert [claim.job_id for claim in queue.claim("w", 5, LEASE_S)] == [other]
+    job = queue.get(edited)
+    assert job.status is JobStatus.FAILED
+    assert "temperature" in str(job.error_message)
+
+
 @pytest.mark.postgres
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_a_lost_connection_is_an_error_once(database: Database) -> None:

@@ -95,7 +95,7 @@ def test_a_foreign_page_may_not_read(server: Served, host: str, path: str, origi
 @pytest.mark.parametrize(
     "path", [f"{API}/generate", "/gradio_api/call/generate", "/gradio_api/queue/join", "/gradio_api/upload"]
 )
-@pytest.mark.parametrize("origin", [EVIL, "null"])
+@pytest.mark.parametrize("origin", [EVIL, "null", "http://localhost:1", "http://localhost", "http://[::1]:7860"])
 def test_a_foreign_page_may_not_act(server: Served, path: str, origin: str) -> None:
     answer = server.http.post(path, json={}, headers={"Origin": origin})
     assert (answer.status_code, set(answer.json())) == (403, {"error"})
@@ -104,6 +104,21 @@ def test_a_foreign_page_may_not_act(server: Served, path: str, origin: str) -> N
 def test_the_studios_own_page_may_act(server: Served) -> None:
     answer = server.http.post(f"{API}/generate", json={"prompt": "sad piano"}, headers={"Origin": server.url})
     assert answer.status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("https://music.example.org", "music.example.org", 200),
+        ("https://music.example.org:8443", "music.example.org", 200),  # a proxy may leave out the port
+        ("https://MUSIC.example.org", "music.example.org:443", 200),
+        ("http://music.example.org", "music.example.org:443", 403),
+        ("https://a.example.net", "music.example.org", 403),
+    ],
+)
+def test_a_page_behind_a_proxy_may_act_where_it_came_from(server: Served, origin: str, host: str, status: int) -> None:
+    answer = server.http.post(f"{API}/queue/resume", headers={"Origin": origin, "Host": host})
+    assert answer.status_code == status
 
 
 @pytest.mark.parametrize("host", ["localhost:7860", "127.0.0.1", "[::1]:7860", "MUSIC.example.org", "a.example.net"])

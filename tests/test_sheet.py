@@ -92,6 +92,7 @@ def test_alternatives_work_in_every_cell() -> None:
 def test_a_template_that_explodes_is_refused_before_it_is_expanded() -> None:
     bomb = "".join("{a|b|c|d|e|f|g|h}" for _ in range(60))
     assert said({"prompt": bomb}) == [f"Row 1, prompt: has more than {JOBS_MAX} alternatives."]
+    assert said({"prompt": "{{" * 100_000}) == ["Row 1, prompt: has more than 2000 characters."]
     assert "more than 500 jobs" in said({"prompt": "x{1|2|3|4|5}yz", "duration": "{4|5|6}", "variations": "50"})[0]
 
 

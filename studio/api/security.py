@@ -22,7 +22,8 @@ from studio.settings import ENV_PREFIX, Settings, is_address
 BODY_MAX_BYTES = 1_000_000  # a batch of ten requests of the longest prompts has 30 kB
 CLIPS_PATH = "/api/v1/clips"  # where audio files are sent, which a setting bounds
 DRAIN_MAX_BYTES, DRAIN_S = 16_000_000, 5.0  # of a body that was refused; who sends more or longer loses the connection
-HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+PORTS = {"http": "80", "https": "443"}
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -77,13 +78,13 @@ class Gate:
 
     def _refusal(self, method: str, headers: Headers) -> ErrorResponse | None:
         host = headers.get("host", "")
-        forwarded = headers.get("x-forwarded-host", host)
+        forwarded = headers.get("x-forwarded-host", host).rpartition(",")[2].strip()  # the nearest proxy's word
         for name in (host, forwarded):
             if not self._known(_host_name(name)):
                 hint = f"add it to {ENV_PREFIX}ALLOWED_HOSTS"
                 return ErrorResponse(400, f"The studio does not answer to the host name {name!r}: {hint}.")
         origin = headers.get("origin")
-        if origin is None or method in READING_METHODS or self._known(_host_name(origin.partition("://")[2])):
+        if origin is None or method in READING_METHODS or _is_of(origin, host) or _is_of(origin, forwarded):
             return None
         return ErrorResponse(403, f"Pages of {origin!r} may not use this studio.")
 
@@ -98,6 +99,15 @@ class Gate:
 def _said_by_proxies(header: bytes) -> bool:
     """Where the studio is, as seen from outside; Gradio takes `X-Gradio-Server` for its own address."""
     return header.startswith(b"x-forwarded-") or header in (b"forwarded", b"x-gradio-server")
+
+
+def _is_of(origin: str, authority: str) -> bool:
+    """Whether a page of this origin asks the place that it came from. Where proxies leave out the port, any will do."""
+    scheme, _, of_page = origin.partition("://")
+    page, here = HOST.fullmatch(of_page), HOST.fullmatch(authority)
+    if page is None or here is None or page[1].lower() != here[1].lower():
+        return False
+    return here[2] is None or (page[2] or PORTS.get(scheme)) == here[2]
 
 
 def _host_name(authority: str) -> str | None:

@@ -135,14 +135,16 @@ def _download_all(files: Sequence[RemoteFile], folder: Path, partial: Path, on_p
 def _download(file: RemoteFile, part: Path, report: _Report) -> None:
     """Fill `part` up from where it stands; a connection that breaks is taken up again as long as bytes arrive."""
     while (before := _size(part)) < file.size:
+        broke: httpx.TransportError | None = None
         try:
             _continue(file, part, report)
         except httpx.TransportError as error:
-            if _size(part) <= before:
-                raise DownloadError(
-                    f"The connection broke at {_mb(before)} of {_mb(file.size)} MB of {file.name} ({error}). "
-                    "Try again: it goes on from there."
-                ) from error
+            broke = error
+        if _size(part) <= before:
+            raise DownloadError(
+                f"The connection broke at {_mb(before)} of {_mb(file.size)} MB of {file.name} "
+                f"({broke or 'the answer was shorter'}). Try again: it goes on from there."
+            ) from broke
     _check(file, part)
 
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Update, and_, bindparam, delete, exists, func, literal, or_, update
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import Session, col, select
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from studio.errors import BatchNotFound, JobConflict, JobNotFound, LeaseLost
-from studio.schemas import PRIORITY_MAX, GenerationRequest, JobStatus, Outcome, QueueState, QueueStats, Step
+from studio.schemas import PRIORITY_MAX, GenerationRequest, JobStatus, Outcome, QueueState, QueueStats, Step, describe
 from studio.store.answers import IdempotencyKey, keep_answer, known_answer
 from studio.store.db import NO_SYNC, Database
 from studio.store.ends import UNLEASED, ended, follow_up
@@ -282,7 +283,20 @@ class JobQueue:
                 return []
             values = _lease(worker_id, now, lease_s) | {"version": version}
             jobs = session.exec(_take(chosen, near, limit, values), execution_options=NO_SYNC).scalars().all()
-        return [_as_claim(job) for job in sorted(jobs, key=lambda job: (job.place, job.id))]
+        claims = [self._as_claim(job) for job in sorted(jobs, key=lambda job: (job.place, job.id))]
+        return [claim for claim in claims if claim]
+
+    def _as_claim(self, job: Job) -> Claim | None:
+        """A row may make no request any more, since bounds have changed or somebody edited it: then its job fails."""
+        assert job.lease_token is not None and job.started_at is not None
+        waited_s = None if job.retry_count else (job.started_at - job.queued_at).total_seconds()
+        try:
+            return Claim(job.job_id, job.lease_token, job.request, job.retry_count, waited_s)
+        except ValidationError as error:
+            wrong = "; ".join(f"{field}: {message}" for field, message in describe(error))
+            values = self._failed(wrong, job.retry_count, None)
+            self._report(job.job_id, job.lease_token, Outcome.FAILED, wrong, **values)
+            return None
 
     def heartbeat(self, worker_id: str, tokens: Collection[str], lease_s: float) -> set[str]:
         """Extend the leases; return the tokens that still hold."""
@@ -299,12 +313,13 @@ class JobQueue:
         facts: dict[str, Any] = {} if loaded_s is None else {"load_seconds": loaded_s}
         if step is Step.ENCODING_PROMPT:
             facts["admitted_at"] = self._now()
-        self._report(claim, current_step=step, progress=progress, **facts)
+        self._report(claim.job_id, claim.token, current_step=step, progress=progress, **facts)
 
     def complete(self, claim: Claim, track: Track) -> Job:
         """The job's audio is on disk. Raises LeaseLost: then the file is nobody's."""
         return self._report(
-            claim,
+            claim.job_id,
+            claim.token,
             Outcome.COMPLETED,
             **ended(JobStatus.COMPLETED, self._now()),
             progress=1.0,
@@ -324,17 +339,17 @@ class JobQueue:
     def fail(self, claim: Claim, message: str, retry_in_s: float | None, stack_trace: str | None = None) -> Job:
         """An attempt failed: the next one starts after `retry_in_s` seconds, or there is none. Raises LeaseLost."""
         values = self._failed(message, claim.retry_count, retry_in_s)
-        return self._report(claim, Outcome.FAILED, message, stack_trace, **values)
+        return self._report(claim.job_id, claim.token, Outcome.FAILED, message, stack_trace, **values)
 
     def release(self, claim: Claim) -> Job:
         """Hand a job back as it was, to its old place; the attempt does not count. Raises LeaseLost."""
-        return self._report(claim, **_WAITS)
+        return self._report(claim.job_id, claim.token, **_WAITS)
 
     def _report(
-        self, claim: Claim, end: Outcome | None = None, error: str | None = None, stack: str | None = None,
+        self, job_id: str, token: str, end: Outcome | None = None, error: str | None = None, stack: str | None = None,
         **values: Any,
     ) -> Job:  # fmt: skip
-        held = and_(col(Job.job_id) == claim.job_id, processing, col(Job.lease_token) == claim.token)
+        held = and_(col(Job.job_id) == job_id, processing, col(Job.lease_token) == token)
         with self._db.write() as session:
             version = next_version(session)
             if end:
@@ -641,9 +656,3 @@ def _take(model: str, near: int | None, limit: int, values: dict[str, Any]) -> R
     picked = select(col(Job.id)).where(may).order_by(*CLAIM_ORDER).limit(limit).with_for_update(skip_locked=True)
     ids = select(picked.cte("picked").c.id)
     return update(Job).where(col(Job.id).in_(ids), pending).values(**values).returning(Job)
-
-
-def _as_claim(job: Job) -> Claim:
-    assert job.lease_token is not None and job.started_at is not None
-    waited_s = None if job.retry_count else (job.started_at - job.queued_at).total_seconds()
-    return Claim(job.job_id, job.lease_token, job.request, job.retry_count, waited_s)
