@@ -423,6 +423,16 @@ def test_a_template_and_takes_become_jobs_in_batches(page: Page, place: Served) 
     assert place.studio.queue_stats().pending_jobs == 0
 
 
+def test_a_row_of_all_columns_is_one_line_and_six_on_a_phone(page: Page) -> None:
+    open_tab(page, "Batch")
+    page.get_by_role("button", name="More columns").click()
+    lines = "row => new Set([...row.querySelectorAll('.cell')].map(cell => cell.offsetTop)).size"
+    assert page.locator(".sheet-row").first.evaluate(lines) == 1
+    assert page.locator(".sheet-head").evaluate(lines) == 1
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.locator(".sheet-row").first.evaluate(lines) == 6
+
+
 def test_a_csv_file_fills_the_sheet_and_its_batch_can_be_followed_cancelled_and_downloaded(page: Page) -> None:
     open_tab(page, "Batch")
     page.locator(".sheet").wait_for()
