@@ -374,6 +374,21 @@ def test_an_invalid_prompt_says_why_and_stays(page: Page) -> None:
     expect(page.locator(".problem")).to_have_count(0)
 
 
+@pytest.mark.parametrize("size", [(1280, 700), (390, 844)])
+def test_what_is_wrong_with_a_prompt_is_seen_from_the_button_far_below(page: Page, size: tuple[int, int]) -> None:
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.get_by_text("Sampling, seed, order, webhook").click()
+    button = page.locator("[role=tabpanel]:visible button.go")
+    for prompt in ("", "x" * 501, "x" * 501):  # said twice, the same words are seen twice
+        page.fill("#prompt textarea", prompt)
+        button.scroll_into_view_if_needed()
+        expect(page.locator("#prompt textarea")).not_to_be_in_viewport()
+        button.click()
+        expect(page.locator(".problem")).to_be_in_viewport()
+        expect(page.locator(".problem")).to_contain_text(f"not {len(prompt)}.")
+        expect(page.locator("#prompt textarea")).to_be_focused()
+
+
 def test_a_nasty_prompt_is_text_everywhere(page: Page) -> None:
     generate(page, NASTY, wait="completed")
     expect(page.locator(".card .prompt-text").first).to_have_text(NASTY)

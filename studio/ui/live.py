@@ -18,6 +18,7 @@ from studio.errors import DatabaseUnavailable
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # for every listener
 T = TypeVar("T")
+SHOW_PROBLEM: dict[str, Any] = {"fn": None, "js": "() => studio.showProblem()", **QUIET}  # once one may be there
 AS_TEXT = '(text) => text || ""'  # a browser that has stored nothing yet says null
 
 _ON_LOAD = """

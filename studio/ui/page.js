@@ -170,6 +170,15 @@
     return Boolean(next);
   }
 
+  // What is wrong is seen, however far from the button it is said; a wrong prompt can be mended at once.
+  function showProblem() {
+    requestAnimationFrame(() => {
+      const problem = [...document.querySelectorAll(".problem")].find((each) => each.offsetParent);
+      problem?.scrollIntoView({ behavior: "smooth", block: "nearest" });
+      if (problem?.closest("#at-prompt")) document.querySelector("#prompt textarea").focus({ preventScroll: true });
+    });
+  }
+
   function closeDrawer() {
     const button = document.querySelector(".drawer:not(.closing) .close");
     button?.click();
@@ -311,5 +320,5 @@
   new MutationObserver(applyTheme).observe(document.body, { attributeFilter: ["class"] });
   openTab();
   addEventListener("hashchange", () => openTab());
-  window.studio = { patch, pulse };
+  window.studio = { patch, pulse, showProblem };
 })();

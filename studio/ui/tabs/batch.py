@@ -39,7 +39,7 @@ from studio.sheet import (
 from studio.ui import batches, cards
 from studio.ui.actions import Mine, act_on_jobs
 from studio.ui.form import client_of, controls, sentences, values_of
-from studio.ui.live import AS_TEXT, QUIET, Part, action, live
+from studio.ui.live import AS_TEXT, QUIET, SHOW_PROBLEM, Part, action, live
 
 REMEMBERED = 50  # batches of this browser: the largest sheet makes as many
 EMPTY = json.dumps({"rows": []})
@@ -113,7 +113,8 @@ def build(studio: Studio, page: gr.Blocks, mine: Mine, memory: Memory) -> Part:
     sheet.click(use, [sheet, *form.all], [sheet, problem], **QUIET)
     triggers = [sheet.change, page.load, *(component.change for component in form.all)]
     gr.on(triggers, work_out, [sheet, *form.all], [made, generate], trigger_mode="always_last", **QUIET)
-    generate.click(submit, [sheet, batch_ids, *form.all], [sheet, batch_ids, problem], **QUIET)
+    given, shown = [sheet, batch_ids, *form.all], [sheet, batch_ids, problem]
+    generate.click(submit, given, shown, **QUIET).then(**SHOW_PROBLEM)
     page.load(None, draft, sheet, js=AS_TEXT, **QUIET)
     table.click(batch_actions(studio), [batch_ids, chosen], chosen, **QUIET)
     act_on_jobs(studio, table, mine)

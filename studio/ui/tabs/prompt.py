@@ -14,7 +14,7 @@ from studio.runtime import Studio
 from studio.ui import cards
 from studio.ui.actions import Mine, act_on_jobs, found, with_newest
 from studio.ui.form import client_of, controls, problems, request_of
-from studio.ui.live import AS_TEXT, QUIET, Part, live
+from studio.ui.live import AS_TEXT, QUIET, SHOW_PROBLEM, Part, live
 from studio.ui.opening import Opening, Source
 
 EXAMPLES = [
@@ -41,7 +41,7 @@ def build(studio: Studio, page: gr.Blocks) -> tuple[Part, Mine, Callable[[Sequen
                 show_label=False, label="Prompt", lines=3, max_lines=8, autofocus=True, elem_id="prompt",
                 placeholder="Describe the music: style, instruments, mood, tempo …", container=False,
             )  # fmt: skip
-            at_prompt = gr.HTML("", elem_classes=["maybe"], apply_default_css=False)
+            at_prompt = gr.HTML("", elem_id="at-prompt", elem_classes=["maybe"], apply_default_css=False)
             gr.HTML(cards.chips(EXAMPLES, "#prompt textarea"), apply_default_css=False)
             opening = Opening(studio)
             form = controls(studio)
@@ -65,7 +65,8 @@ def build(studio: Studio, page: gr.Blocks) -> tuple[Part, Mine, Callable[[Sequen
         return with_newest(mine, here, accepted.job_id), "", ""
 
     given = [mine.stored, mine.here, *opening.given, prompt, *form.all]
-    generate.click(submit, given, [mine.stored, at_prompt, at_form], trigger_mode="multiple", **QUIET)
+    shown = [mine.stored, at_prompt, at_form]
+    generate.click(submit, given, shown, trigger_mode="multiple", **QUIET).then(**SHOW_PROBLEM)
     act_on_jobs(studio, recent, mine)
     prompt.change(None, prompt, draft, js=AS_TEXT, **QUIET)
     page.load(None, draft, prompt, js=AS_TEXT, **QUIET)
