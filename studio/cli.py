@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -20,6 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from studio import log
+from studio.audio.files import check_format, copy_track
 from studio.engine import loader
 from studio.engine.catalog import CATALOG
 from studio.errors import StudioError
@@ -28,7 +28,18 @@ from studio.schemas import GenerationRequest, JobStatus, JobView, describe
 from studio.settings import ENV_PREFIX, Settings
 from studio.training.cli import app as train_app
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+class Commands(typer.core.TyperGroup):
+    """The commands, whose errors are sentences."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with errors_to_sentences():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 bench_app = typer.Typer(no_args_is_help=True, help="Measure: a table for people, one JSON line for programs.")
 app.add_typer(bench_app, name="bench")
 app.add_typer(train_app, name="train", help="Make musicgen-mini: data, codec, language model, evaluation.")
@@ -40,22 +51,20 @@ def serve() -> None:
     """Serve the page and the programmatic surfaces."""
     from studio.api import server
 
-    with errors_to_sentences():
-        server.serve(Settings())
+    server.serve(Settings())
 
 
 @app.command()
 def worker() -> None:
     """Work the queue without serving a page: on this machine or, with the same DATABASE_URL, on another."""
-    with errors_to_sentences():
-        settings = Settings()
-        log.configure(settings.log_level, settings.log_format)
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        with Studio(settings):
-            out.print("The worker is up. Ctrl+C stops it.")
-            stop.wait()
+    settings = Settings()
+    log.configure(settings.log_level, settings.log_format)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Studio(settings):
+        out.print("The worker is up. Ctrl+C stops it.")
+        stop.wait()
 
 
 @app.command()
@@ -64,24 +73,26 @@ def generate(
     duration: Annotated[float, typer.Option(help="seconds")] = 8.0,
     seed: Annotated[int | None, typer.Option(help="the same seed gives the same audio")] = None,
     model: Annotated[str | None, typer.Option(help="a name in the catalogue")] = None,
-    output: Annotated[Path | None, typer.Option(help="copy the audio to this file")] = None,
+    output: Annotated[Path | None, typer.Option(help="copy the audio to this file: .wav, .flac, .mp3 or .ogg")] = None,
     continue_from: Annotated[str | None, typer.Option(help="go on from this audio file, job or clip")] = None,
     continue_seconds: Annotated[float | None, typer.Option(help="how much of it is kept, from its beginning")] = None,
 ) -> None:
     """Make one track, with a progress bar, and print where it lies."""
-    with errors_to_sentences(), Studio(Settings()) as studio:
+    if output is not None:
+        check_format(output)
+    with Studio(Settings()) as studio:
         if continue_from and Path(continue_from).is_file():
             continue_from = studio.keep_clip(Path(continue_from).read_bytes()).clip_id
         request = GenerationRequest(
             prompt=prompt, duration=duration, seed=seed, model=model, continue_from=continue_from,
             continue_seconds=continue_seconds,
         )  # fmt: skip
-        job = _follow(studio, studio.submit(request).job_id)
+        job = _made(studio, studio.submit(request).job_id)
         if job.status is not JobStatus.COMPLETED or job.file_url is None:
             raise StudioError(f"{job.status}: {job.error_message}")
         path = studio.track_path(Path(job.file_url).name)
         if output is not None:
-            _copy(path, output)
+            copy_track(path, output)
         said = f"{output or path}  ({job.duration:g} s, seed {job.seed}, {job.generation_time_seconds:.1f} s to make)"
         out.print(said, markup=False, soft_wrap=True)  # a path is no markup, and stays on its line
 
@@ -105,9 +116,8 @@ def bench_queue(
     from studio.bench import queue
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # takes the servers and files that it made along
-    with errors_to_sentences():
-        if not queue.run(url):
-            raise SystemExit(1)
+    if not queue.run(url):
+        raise SystemExit(1)
 
 
 @bench_app.command("service")
@@ -117,8 +127,7 @@ def bench_service(
     """First page, music cold and warm, requests a second, and how true the estimates of time are."""
     from studio.bench import service
 
-    with errors_to_sentences():
-        service.run(paced)
+    service.run(paced)
 
 
 @bench_app.command("decode")
@@ -131,12 +140,11 @@ def bench_decode(
     rounds: Annotated[int, typer.Option(min=1, help="so often each makes its music, by turns")] = 3,
 ) -> None:
     """What a decode step costs, beside audiocraft's and transformers'."""
-    with errors_to_sentences():
-        loader.share_the_cpu()
-        from studio.bench import decode
+    loader.share_the_cpu()
+    from studio.bench import decode
 
-        rivals = [name for name in against.split(",") if name]
-        decode.run(model, precision.split(","), slots, seconds, rivals, rounds)
+    rivals = [name for name in against.split(",") if name]
+    decode.run(model, precision.split(","), slots, seconds, rivals, rounds)
 
 
 @bench_app.command("quality")
@@ -146,11 +154,10 @@ def bench_quality(
     seconds: Annotated[float, typer.Option(min=1, max=30, help="of each piece")] = 10.0,
 ) -> None:
     """What bf16 and int8 cost in quality: their distributions beside fp32's, and the loss, on musicgen-mini."""
-    with errors_to_sentences():
-        loader.share_the_cpu()
-        from studio.bench import quality
+    loader.share_the_cpu()
+    from studio.bench import quality
 
-        quality.run(codes, pieces, seconds, ["bf16", "int8"])
+    quality.run(codes, pieces, seconds, ["bf16", "int8"])
 
 
 @bench_app.command("company")
@@ -160,11 +167,10 @@ def bench_company(
     seconds: Annotated[float, typer.Option(min=1, max=30, help="of the longest request")] = 3.0,
 ) -> None:
     """Whether a request's codes are the same alone and in company, in each precision, on musicgen-mini."""
-    with errors_to_sentences():
-        loader.share_the_cpu()
-        from studio.bench import company
+    loader.share_the_cpu()
+    from studio.bench import company
 
-        company.run(requests, slots, seconds, ["fp32", "bf16", "int8"])
+    company.run(requests, slots, seconds, ["fp32", "bf16", "int8"])
 
 
 @app.command("settings")
@@ -199,20 +205,24 @@ def errors_to_sentences() -> Iterator[None]:
         _exit(str(error))
 
 
-def _copy(path: Path, output: Path) -> None:
-    try:
-        shutil.copyfile(path, output)
-    except OSError as error:
-        raise StudioError(f"Cannot write {output} ({error.strerror}). The track is {path}.") from error
-
-
-def _exit(message: str) -> None:
+def _exit(message: str) -> NoReturn:
     Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     raise SystemExit(1)
 
 
 def _default(value: object) -> str:
     return "–" if value is None else f"`{str(value).replace(chr(39), chr(34))}`"
+
+
+def _made(studio: Studio, job_id: str) -> JobView:
+    """The job, once it has ended; Ctrl+C cancels it."""
+    if studio.queue_state().paused:
+        out.print("The queue is paused: the job starts when it is resumed. Ctrl+C cancels it.")
+    try:
+        return _follow(studio, job_id)
+    except KeyboardInterrupt:
+        studio.cancel(job_id, force=True)
+        _exit(f"{job_id} is cancelled.")
 
 
 def _follow(studio: Studio, job_id: str) -> JobView:

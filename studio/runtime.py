@@ -133,6 +133,7 @@ class Studio:
         found = {"waiting": recovered.pending, "interrupted": len(recovered.interrupted)}
         logger.info("Queue recovered", extra=found)
         collect_orphans(self.settings.audio_dir, self._queue.tracks)
+        clips.collect_parts(self.settings)
         if work:
             self._worker.start()
         self._dispatcher.start()
@@ -172,7 +173,7 @@ class Studio:
             (job,) = jobs
             return self._accepted(job, places.get(job.job_id))
 
-        return self._put(JobAccepted, request, [self._resolve(request)], None, client, key, answer)
+        return self._put(JobAccepted, request, lambda: [self._resolve(request)], None, client, key, answer)
 
     def submit_batch(self, batch: BatchRequest, client: str | None = None, key: str | None = None) -> BatchAccepted:
         """Put all requests of a batch into the queue, or none. `key` as in `submit`.
@@ -180,15 +181,18 @@ class Studio:
         Raises:
             RateLimited; InvalidRequest (also when the batch is larger than the limit).
         """
-        requests = [self._resolve(request, f"requests.{number}.") for number, request in enumerate(batch.requests)]
         batch_id = f"batch_{secrets.token_hex(8)}"
 
+        def requests() -> list[GenerationRequest]:
+            return [self._resolve(request, f"requests.{number}.") for number, request in enumerate(batch.requests)]
+
         def answer(jobs: list[Job], places: dict[str, Place]) -> BatchAccepted:
+            total = round(max((place.seconds_left for place in places.values()), default=0.0), 1)
             return BatchAccepted(
                 batch_id=batch_id,
                 job_ids=[job.job_id for job in jobs],
                 total_jobs=len(jobs),
-                estimated_total_time_seconds=round(max((p.seconds_left for p in places.values()), default=0.0), 1),
+                estimated_total_time_seconds=None if any(place.paused for place in places.values()) else total,
             )
 
         return self._put(BatchAccepted, batch, requests, batch_id, client, key, answer)
@@ -527,22 +531,23 @@ class Studio:
         self,
         kind: type[Accepted],
         asked: Model,
-        requests: Sequence[GenerationRequest],
+        requests: Callable[[], list[GenerationRequest]],
         batch_id: str | None,
         client: str | None,
         key: str | None,
         answer: Callable[[list[Job], dict[str, Place]], Accepted],
     ) -> Accepted:
         if key is None:
-            self._charge(client, len(requests))
-            jobs = self._queue.enqueue(requests, batch_id)
+            resolved = requests()
+            self._charge(client, len(resolved))
+            jobs = self._queue.enqueue(resolved, batch_id)
             self._enqueued(jobs)
             return answer(jobs, self._queue.places(jobs))
         jobs, text = self._queue.enqueue_once(
             requests,
             batch_id,
             _idempotency_key(client, key, asked),
-            charge=lambda: self._charge(client, len(requests)),
+            charge=lambda count: self._charge(client, count),
             answer=lambda jobs, places: answer(jobs, places).model_dump_json(),
         )
         self._enqueued(jobs)
@@ -554,7 +559,7 @@ class Studio:
             job_id=view.job_id,
             status=view.status,
             current_step=view.current_step,
-            estimated_time_seconds=round(place.seconds_left, 1) if place else 0.0,
+            estimated_time_seconds=view.estimated_time_seconds if place else 0.0,
             created_at=view.created_at,
         )
 

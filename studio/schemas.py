@@ -226,7 +226,7 @@ class JobAccepted(View):
     job_id: str
     status: JobStatus
     current_step: Step
-    estimated_time_seconds: float
+    estimated_time_seconds: float | None = Field(description="null while the queue is paused")
     created_at: Moment
 
 
@@ -236,7 +236,7 @@ class BatchAccepted(View):
     batch_id: str
     job_ids: list[str]
     total_jobs: int
-    estimated_total_time_seconds: float
+    estimated_total_time_seconds: float | None = Field(description="null while the queue is paused")
 
 
 class TrackInfo(View):

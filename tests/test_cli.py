@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,28 @@ def test_a_file_is_continued_and_how_it_cannot_be_is_said(tmp_path: Path) -> Non
     assert np.corrcoef(mine[:20_000], out[:40_000:2])[0, 1] > 0.8
     said = CliRunner().invoke(app, ["generate", "sad piano", "--continue-from", "nowhere.flac"])
     assert (said.exit_code, said.output) == (1, "continue_from: There is no job 'nowhere.flac'.\n")
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("flac", "FLAC"), ("MP3", "MP3"), ("ogg", "OGG")])
+def test_generate_writes_the_format_that_is_named(tmp_path: Path, suffix: str, kind: str) -> None:
+    output = tmp_path / f"take.{suffix}"
+    said = CliRunner().invoke(app, ["generate", "sad piano", "--duration", "2", "--seed", "7", "--output", str(output)])
+    assert said.exit_code == 0, said.output
+    with soundfile.SoundFile(output) as file:
+        assert (file.format, file.frames / file.samplerate) == (kind, pytest.approx(2, abs=0.1))
+        assert json.loads(file.comment)["seed"] == 7
+
+
+def test_generate_refuses_a_format_before_it_makes_anything(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["generate", "sad piano", "--output", str(tmp_path / "take.xyz")])
+    assert (said.exit_code, said.output) == (1, "output: take.xyz must end in .wav, .flac, .mp3, .ogg.\n")
+    assert not list(tmp_path.rglob("*.wav"))
+
+
+def test_training_says_errors_in_a_sentence(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["train", "lm", "--recipe", str(tmp_path / "nowhere.toml")])
+    assert (said.exit_code, said.output.count("\n")) == (1, 1)
+    assert "nowhere.toml" in said.output
 
 
 def test_a_copy_that_cannot_be_written_says_where_the_track_is(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
@@ -46,7 +49,12 @@ def started(server: Served, job_ids: list[str]) -> list[str]:
 
 
 def test_a_paused_queue_starts_nothing_and_says_so_on_every_surface(paused: Served, client: Client) -> None:
-    job_id = paused.ask()
+    answer = paused.http.post(f"{API}/generate", json={"prompt": "sad piano", "duration": 1.0}).json()
+    assert answer["estimated_time_seconds"] is None
+    batch = paused.http.post(f"{API}/generate/batch", json={"requests": [{"prompt": "sad piano"}]}).json()
+    assert batch["estimated_total_time_seconds"] is None
+    assert paused.http.delete(f"{API}/batches/{batch['batch_id']}").status_code == 200
+    job_id = answer["job_id"]
     state = paused.http.get(f"{API}/queue").json()
     assert set(state) == {"paused", "paused_at"}
     assert state["paused_at"].endswith("Z")
@@ -158,6 +166,17 @@ def test_a_request_sent_twice_with_a_key_is_one_job(server: Served, client: Clie
     assert len({answer.text for answer in answers}) == len({answer.headers["location"] for answer in answers}) == 1
     assert client.predict("sad piano", duration=1, idempotency_key="one", api_name="/generate") == answers[0].json()
     assert server.http.post(f"{API}/generate", json=body).text != answers[0].text
+
+
+def test_a_request_sent_twice_is_answered_alike_whatever_has_become_of_its_clip(server: Served) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000, format="WAV")
+    clip = server.http.post(f"{API}/clips", content=file.getvalue()).json()["clip_id"]
+    body, key = {"prompt": "sad piano", "duration": 3.0, "continue_from": clip}, {"Idempotency-Key": "clip"}
+    first = server.http.post(f"{API}/generate", json=body, headers=key)
+    (server.studio.settings.clips_dir / clip).unlink()
+    assert server.http.post(f"{API}/generate", json=body, headers=key).text == first.text
+    assert server.http.post(f"{API}/generate", json=body).status_code == 422
 
 
 def test_a_batch_sent_twice_with_a_key_is_one_batch(server: Served, client: Client) -> None:

@@ -574,6 +574,12 @@ def test_music_of_ones_own_is_gone_on_from(file: bytes, seconds: float, studio: 
     assert finish(studio, studio.submit(asked).job_id).status is JobStatus.COMPLETED
 
 
+def test_a_clip_that_was_cut_short_has_what_can_be_heard_of_it(studio: Studio) -> None:
+    clip = studio.keep_clip(wav(20.0, 44_100, 1, format="MP3", subtype="MPEG_LAYER_III")[:60_000])
+    assert 1.0 < clip.duration < 15.0
+    assert studio.length_of(clip.clip_id) == clip.duration
+
+
 @pytest.mark.parametrize(
     ("file", "said"),
     [

@@ -243,6 +243,8 @@ def test_shards_hold_music_and_are_not_made_twice(soundfont: Path, tmp_path: Pat
     build(tmp_path, 2, soundfont=soundfont)
     assert shard.path.stat().st_mtime_ns == written
     assert not list(tmp_path.glob("*.part*"))
+    build(tmp_path, 3, soundfont=soundfont)
+    assert [record["seed"] for record in read_shards(tmp_path)[0].records] == [0, 1, 2]
 
 
 def test_rendering_does_not_depend_on_what_was_rendered_before(renderer: Renderer) -> None:

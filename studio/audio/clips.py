@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
-from studio.audio.files import appearing_at, file_name, read_piece
+from studio.audio.files import appearing_at, file_name, is_old, read_piece
 from studio.clip import Piece
 from studio.errors import InvalidRequest
 from studio.schemas import CONTINUE_MIN_S, DURATION_MAX_S, ClipView, GenerationRequest
@@ -41,13 +42,21 @@ def keep(settings: Settings, data: bytes) -> ClipView:
     return view
 
 
+def collect_parts(settings: Settings) -> None:
+    """Delete what a crash has left of clips that were being written."""
+    for part in settings.clips_dir.glob(".*.part"):
+        if is_old(part):
+            part.unlink(missing_ok=True)
+
+
 def length(settings: Settings, clip_id: str) -> float | None:
     """Seconds of a clip that somebody brought; None when there is none of this id."""
     if not CLIP_ID.fullmatch(clip_id):
         return None
     try:
         with soundfile.SoundFile(settings.clips_dir / clip_id) as file:
-            return float(file.frames / file.samplerate)
+            _, frames = _read(file)
+            return float(frames / file.samplerate)
     except (OSError, soundfile.LibsndfileError):
         return None
 
@@ -77,9 +86,7 @@ def _heard(data: bytes) -> ClipView:
             raise InvalidRequest("body", f"must have one or two channels, not {file.channels}")
         if not RATES[0] <= file.samplerate <= RATES[1]:
             raise InvalidRequest("body", f"must have {RATES[0]} to {RATES[1]} samples a second, not {file.samplerate}")
-        wanted = min(file.frames, round(DURATION_MAX_S * file.samplerate))
-        samples = file.read(wanted, dtype="float32", always_2d=True)
-        frames = file.frames if len(samples) == wanted else len(samples)  # a file cut short says more than it has
+        samples, frames = _read(file)
         if frames < CONTINUE_MIN_S * file.samplerate:
             raise InvalidRequest("body", f"must be at least {CONTINUE_MIN_S:g} s long")
         if not np.isfinite(samples).all():
@@ -92,3 +99,10 @@ def _heard(data: bytes) -> ClipView:
             file_size_bytes=len(data),
             format=file.format.lower(),
         )
+
+
+def _read(file: soundfile.SoundFile) -> tuple[NDArray[np.float32], int]:
+    """As much as anybody can go on from [time, channels], and how many frames there are in all."""
+    wanted = min(file.frames, round(DURATION_MAX_S * file.samplerate))
+    samples = file.read(wanted, dtype="float32", always_2d=True)
+    return samples, file.frames if len(samples) == wanted else len(samples)  # a file cut short says more than it has

@@ -7,6 +7,8 @@ import errno
 import json
 import os
 import re
+import shutil
+import stat
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -20,11 +22,12 @@ from studio.audio import codes
 from studio.audio.codes import Codes
 from studio.audio.loudness import normalise
 from studio.clip import Clip, Piece
-from studio.errors import DiskFull
+from studio.errors import DiskFull, StudioError
 from studio.schemas import DURATION_MAX_S, RECIPE_FIELDS, GenerationRequest, TrackInfo
 
 FORMAT = "wav"
 SOFTWARE = "studio"
+COPIES = {".flac": ("FLAC", "PCM_16"), ".mp3": ("MP3", "MPEG_LAYER_III"), ".ogg": ("OGG", "VORBIS")}
 NAME_WORDS_MAX = 48  # characters
 ORPHAN_AGE_S = 3600.0  # a younger file may belong to a job that is being finished right now
 
@@ -59,6 +62,33 @@ def write_track(
         file_size_bytes=path.stat().st_size,
         format=FORMAT,
     )
+
+
+def check_format(output: Path) -> None:
+    """Raises StudioError where `copy_track` does not write such a file."""
+    if output.suffix.lower() not in ("", f".{FORMAT}", *COPIES):
+        raise StudioError(f"output: {output.name} must end in .{FORMAT}, {', '.join(COPIES)}.")
+
+
+def copy_track(path: Path, output: Path) -> None:
+    """Copy a track, in the format that the name of `output` ends in, with its recipe.
+
+    Raises:
+        StudioError: `output` cannot be written.
+    """
+    try:
+        if output.suffix.lower() not in COPIES:
+            shutil.copyfile(path, output)
+            return
+        kind, coding = COPIES[output.suffix.lower()]
+        with soundfile.SoundFile(path) as track, output.open("wb") as target:
+            samples = track.read(dtype="float32", always_2d=True)
+            with soundfile.SoundFile(target, "w", track.samplerate, track.channels, coding, format=kind) as copy:
+                copy.title, copy.software, copy.comment = track.title, track.software, track.comment
+                for start in range(0, len(samples), track.samplerate):  # more at once overflows Vorbis' stack
+                    copy.write(samples[start : start + track.samplerate])
+    except OSError as error:
+        raise StudioError(f"Cannot write {output} ({error.strerror}). The track is {path}.") from error
 
 
 def recipe(request: GenerationRequest, engine: Mapping[str, object]) -> dict[str, object]:
@@ -97,13 +127,21 @@ def collect_orphans(audio_dir: Path, tracks: Callable[[list[str]], Mapping[str, 
     """
     if not audio_dir.is_dir():
         return []
-    horizon = time.time() - ORPHAN_AGE_S
-    old = {entry.name: entry for entry in audio_dir.iterdir() if entry.is_file() and entry.stat().st_mtime < horizon}
+    old = {entry.name: entry for entry in audio_dir.iterdir() if is_old(entry)}
     ended = tracks(sorted({_job_of(name) for name in old}))
     orphans = sorted(name for name in old if ended.get(_job_of(name), name) != name)
     for name in orphans:
         old[name].unlink(missing_ok=True)
     return orphans
+
+
+def is_old(path: Path) -> bool:
+    """Whether it is a file that nobody is writing any more."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # it has got its name just now
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_mtime < time.time() - ORPHAN_AGE_S
 
 
 def _recipe(comment: str) -> dict[str, object]:

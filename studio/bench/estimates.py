@@ -105,7 +105,7 @@ class _Looks:
     def _submit(self, kind: str, request: GenerationRequest) -> str:
         now = utcnow()
         said = self._studio.submit(request)
-        self.looks.append(Look(kind, said.job_id, now, True, said.estimated_time_seconds, submitted=True))
+        self.looks.append(Look(kind, said.job_id, now, True, said.estimated_time_seconds or 0.0, submitted=True))
         return said.job_id
 
 

@@ -122,12 +122,13 @@ class JobQueue:
             return insert_jobs(session, next_version(session), requests, batch_id, self._now())
 
     def enqueue_once(
-        self, requests: Sequence[GenerationRequest], batch_id: str | None, asked: IdempotencyKey,
-        charge: Callable[[], None], answer: Callable[[Jobs, dict[str, Place]], str],
+        self, requests: Callable[[], Sequence[GenerationRequest]], batch_id: str | None, asked: IdempotencyKey,
+        charge: Callable[[int], None], answer: Callable[[Jobs, dict[str, Place]], str],
     ) -> tuple[Jobs, str]:  # fmt: skip
         """`enqueue`, and keep what `answer` makes of the jobs; or store nothing and give what was answered before.
 
-        `charge` is called when nobody else can store the same any more; if it raises, nothing is stored.
+        `requests` are asked for when there is no answer yet. `charge` is called with their number when nobody else can
+        store the same any more; if it raises, nothing is stored.
 
         Raises:
             InvalidRequest: the key came with another request; or as `enqueue`.
@@ -137,13 +138,14 @@ class JobQueue:
             known = known_answer(session, asked, now)
         if known is not None:
             return [], known
+        new = requests()
         with self._db.write() as session:
             version = next_version(session)  # whoever asks the same waits here
             known = known_answer(session, asked, now)
             if known is not None:
                 return [], known
-            charge()
-            jobs = insert_jobs(session, version, requests, batch_id, now)
+            charge(len(new))
+            jobs = insert_jobs(session, version, new, batch_id, now)
             text = answer(jobs, places_of(session, jobs, now, self._alive))
             keep_answer(session, asked, text, now)
         return jobs, text

@@ -57,7 +57,7 @@ def build(
     """
     font = find_soundfont(soundfont)
     out_dir.mkdir(parents=True, exist_ok=True)
-    shards = [shard for shard in _plan(out_dir, pieces, first_seed) if not _records_path(shard.path).exists()]
+    shards = [shard for shard in _plan(out_dir, pieces, first_seed) if not _is_whole(shard)]
     done = _write_all(shards, font, workers)
     for _ in track(done, description="rendering shards", total=len(shards), disable=not shards):
         pass
@@ -82,6 +82,12 @@ def _plan(out_dir: Path, pieces: int, first_seed: int) -> Iterator[_Order]:
     for number, start in enumerate(range(0, pieces, SHARD_PIECES)):
         seeds = range(first_seed + start, first_seed + min(start + SHARD_PIECES, pieces))
         yield _Order(out_dir / f"shard_{number:05d}.npy", seeds)
+
+
+def _is_whole(shard: _Order) -> bool:
+    """The last shard of a smaller plan has fewer pieces."""
+    records = _records_path(shard.path)
+    return records.exists() and len(records.read_text("utf-8").splitlines()) >= len(shard.seeds)
 
 
 def _write_all(shards: Sequence[_Order], font: Path, workers: int) -> Iterable[None]:

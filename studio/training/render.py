@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import butter, fftconvolve, sosfilt
 
+from studio.errors import StudioError
 from studio.training.compose import Piece, Track
 from studio.training.soundfont import read_opened
 
@@ -32,12 +33,14 @@ DRUM_BANK = 128
 CHANNEL = 0
 
 
-class SoundfontMissingError(Exception):
-    """No General MIDI soundfont: install Debian's musescore-general-soundfont-small (or fluidr3mono-gm-soundfont),
-    or name one with --soundfont."""
+class SoundfontMissingError(StudioError):
+    """There is no General MIDI soundfont to render with."""
 
     def __init__(self, path: Path | None) -> None:
-        super().__init__(f"{path} does not exist. {self.__doc__}" if path else self.__doc__)
+        super().__init__(
+            f"There is no soundfont{f' {path}' if path else ''}: install Debian's musescore-general-soundfont-small "
+            "or fluidr3mono-gm-soundfont, or name one in the recipe, as soundfont of [music]."
+        )
 
 
 def find_soundfont(path: Path | None = None) -> Path:
