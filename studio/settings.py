@@ -39,6 +39,12 @@ class Settings(BaseSettings):
         [], description="Proxies (addresses or networks) whose X-Forwarded-For is believed. JSON list."
     )
 
+    api_keys: list[SecretStr] = Field(
+        [],
+        description="Keys that open the studio: programs send one as `Authorization: Bearer …`, people log in with one."
+        " JSON list; absent, nobody is asked.",
+    )
+
     data_dir: Path = Field(Path("data"), description="Holds the database, audio and downloaded weights.")
     database_url: str | None = Field(
         None,
@@ -113,6 +119,13 @@ class Settings(BaseSettings):
         for item in value:
             if not is_address(item.strip("[]")) and re.search(r"[/\s:]", item):
                 raise ValueError(f"{item!r} must be a host name alone, without scheme and port")
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _long_enough(cls, value: list[SecretStr]) -> list[SecretStr]:
+        if any(not re.fullmatch(r"[!-~]{16,256}", key.get_secret_value()) for key in value):
+            raise ValueError("a key must have 16 to 256 letters, digits or signs, without spaces")
         return value
 
     @field_validator("trusted_proxies")

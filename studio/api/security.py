@@ -8,12 +8,13 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from collections.abc import Callable
 
 import anyio
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.limits import Clients
@@ -26,6 +27,8 @@ HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 PORTS = {"http": "80", "https": "443"}
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+Refusal = Callable[[Scope, Headers], Response | None]
+
 
 class ErrorResponse(JSONResponse):
     """`{"error": sentence, …}` in ASCII: whatever text came in, lone surrogates too, the body can be sent."""
@@ -37,21 +40,23 @@ class ErrorResponse(JSONResponse):
         return json.dumps(content, allow_nan=False).encode("ascii")
 
 
-def protect(app: FastAPI, settings: Settings) -> None:
-    """Put the gate before `app`. No foreign page may read answers or make a browser act.
+def protect(app: FastAPI, settings: Settings, refusal: Refusal) -> None:
+    """Put the gate before `app`. No foreign page may read answers or make a browser act, and nobody whom `refusal` has
+    an answer for.
 
     Gradio echoes any Origin with credentials when the host is not localhost, and stands down where the app that it is
     mounted on has a CORSMiddleware: here one that allows no origin.
     """
     app.add_middleware(CORSMiddleware, allow_origins=[])
-    app.add_middleware(Gate, settings=settings)
+    app.add_middleware(Gate, settings=settings, refusal=refusal)
 
 
 class Gate:
     """ASGI middleware: host names, origins, the body's size, and what only trusted proxies may say."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, refusal: Refusal) -> None:
         self._app = app
+        self._refused = refusal
         self._proxies = Clients(settings.trusted_proxies)
         self._hosts = [name.strip("[]").lower() for name in (*settings.allowed_hosts, settings.api_host)]
         self._everywhere = _is_unspecified(settings.api_host)
@@ -63,10 +68,11 @@ class Gate:
             return
         if (scope.get("client") or ("unknown", 0))[0] not in self._proxies:
             scope["headers"] = [item for item in scope["headers"] if not _said_by_proxies(item[0])]
-        refusal = self._refusal(scope["method"], Headers(scope=scope))
+        headers = Headers(scope=scope)
+        refusal = self._refusal(scope["method"], headers) or self._refused(scope, headers)
         if refusal is None:
             most = self._clip_max_bytes if scope["path"] == CLIPS_PATH else BODY_MAX_BYTES
-            body = await _read_body(Headers(scope=scope), receive, most)
+            body = await _read_body(headers, receive, most)
             if body is not None:
                 await self._app(scope, _replay(body, receive), send)
                 return

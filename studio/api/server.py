@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from studio import log
 from studio.api import rest
+from studio.api.keys import Door
 from studio.api.security import BODY_MAX_BYTES, ErrorResponse, protect
 from studio.errors import ConfigurationError
 from studio.gpus import nvidia_smi
@@ -94,7 +95,8 @@ def _build(studio: Studio, closing: threading.Event) -> FastAPI:
     from studio.api import endpoints
     from studio.ui import blocks
 
-    app = FastAPI(openapi_url=None)
+    app, door = FastAPI(openapi_url=None), Door(studio.settings)
+    door.register(app)
     app.add_api_route("/metrics", rest.scrape(studio), include_in_schema=False)
     for path in GRADIO_UNUSED:
         app.add_api_route(path, _closed, methods=["GET", "POST"], include_in_schema=False)
@@ -110,7 +112,7 @@ def _build(studio: Studio, closing: threading.Event) -> FastAPI:
     }  # fmt: skip
     gr.mount_gradio_app(app, page, path="/", **options)  # last: routes added after it are not found
     page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = GRADIO_LOOKS_S
-    protect(app, studio.settings)
+    protect(app, studio.settings, door.refusal)
     page.has_launched = True  # or Gradio leaves its check of FileData paths off, as it does whenever it is mounted
     return app
 
@@ -214,8 +216,8 @@ def _introduce(settings: Settings, url: str, started: Recovered) -> None:
     out.print(f"Model     {settings.model_name}, on {gpus[0].name if gpus else 'the CPU'}")
     out.print(f"Data      {Path(settings.data_dir).resolve()}")
     out.print(f"Recovered {started.pending} waiting, {len(started.interrupted)} interrupted")
-    if not _is_loopback(settings.api_host):
-        logger.warning("Everybody who reaches %s can use this studio: it asks for no password.", settings.api_host)
+    if not settings.api_keys and not _is_loopback(settings.api_host):
+        logger.warning("Everybody who reaches %s can use this studio: it asks for no key.", settings.api_host)
 
 
 def _is_loopback(host: str) -> bool:

@@ -165,11 +165,12 @@ def versions(machine: Machine, database: str) -> str:
     return _panel("Versions", _pairs({**machine.versions, "Database": database, "System": machine.system, **host}))
 
 
-def links() -> str:
-    """What programs use."""
+def links(login: bool) -> str:
+    """What programs use; and the way out, where people log in."""
     pairs = {"/api/v1/docs": "REST", "/?view=api": "Gradio’s endpoints", "/metrics": "Prometheus"}
     items = ", ".join(f'<a href="{path}" target="_blank">{words}</a>' for path, words in pairs.items())
-    return f'<p class="links">For programs: {items}</p>'
+    leave = '<form class="links" method="post" action="logout"><button>Log out</button></form>' if login else ""
+    return f'<p class="links">For programs: {items}</p>{leave}'
 
 
 def settings(table: Sequence[InEffect]) -> str:

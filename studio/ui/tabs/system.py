@@ -25,7 +25,7 @@ def build(studio: Studio) -> Part:
     gr.HTML('<h2 class="section">The machine, over the last minutes</h2>', apply_default_css=False)
     charts = live()
     parts = live()
-    host = functools.cache(machine)
+    host, links = functools.cache(machine), gauges.links(login=bool(studio.settings.api_keys))
 
     def draw() -> list[Any]:
         health, load = gauges.health(studio.health()), gauges.charts(studio.vitals(), host())
@@ -36,6 +36,6 @@ def build(studio: Studio) -> Part:
         running += gauges.limiter(studio.limiter())
         about = f"<div>{running}</div>{gauges.versions(host(), studio.database())}"
         settings = gauges.settings(in_effect(studio.settings))
-        return [health, counts, load, f'<div class="panels">{about}</div>{settings}{gauges.links()}']
+        return [health, counts, load, f'<div class="panels">{about}</div>{settings}{links}']
 
     return Part([], [well, figures, charts, parts], draw, REDRAW_S)
