@@ -51,7 +51,8 @@ def test_a_wrong_name_is_answered_with_the_names_that_there_are(settings: Settin
 def test_a_fine_tune_in_the_data_dir_is_found_by_its_name(settings: Settings) -> None:
     folder = make_model(settings.data_dir / "models" / "my-jazz")
     assert resolve("my-jazz", settings).folder == folder
-    assert resolve(str(folder), settings).folder == folder
+    for name in (str(folder), "./my-jazz", "my-jazz/", "others/../my-jazz"):
+        assert resolve(name, settings) == resolve("my-jazz", settings)
     assert local_models(settings) == ["my-jazz"]
     with pytest.raises(ModelNotFound, match=r"There are: .*my-jazz"):
         resolve("nonsense", settings)

@@ -146,7 +146,7 @@ def build(studio: Studio, closing: threading.Event) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        dependencies=[Security(HTTPBearer(auto_error=False))] if studio.settings.api_keys else [],  # said; the gate asks
+        dependencies=[Security(HTTPBearer(auto_error=False))] if studio.settings.api_keys else [],  # the gate asks
         exception_handlers={
             StudioError: _studio_error, HTTPException: _http_error, RequestValidationError: _invalid,
         },

@@ -58,6 +58,8 @@ def resolve(name: str, settings: Settings) -> ModelInfo:
             f"The folder {name!r} is not a model: it needs {' and '.join(EXPORT_FILES)}, "
             "as audiocraft.utils.export writes them."
         )
+    if folder.is_relative_to(models_dir(settings)):
+        name = str(folder.relative_to(models_dir(settings)))  # by whatever path it was named, it is one model
     return ModelInfo(
         name=name, title=folder.name, what="A fine-tune on this machine.", licence="its owner's",
         download_bytes=0, parameters=0, channels=0, folder=folder.resolve(),
