@@ -51,6 +51,7 @@ LOADS = 3  # of a model, of which the shortest counts: one may have been a downl
 HEAD = 64  # waiting jobs that are simulated one by one
 STALE_S = 0.2  # a job's progress is so old when it is read, on the average
 SHOWN_S = 1.0  # a job that has run for less says nothing about how busy the machine is
+GUESS_S = 0.5  # so much work at the guessed pace is held against what a model's first job shows
 STRETCH_MAX = 10.0  # more than that is no busy machine
 
 
@@ -204,10 +205,12 @@ class _Estimator:
 
     def _left(self, job: Job) -> Part:
         share = share_left(job.progress)
-        if job.admitted_at and share < 1.0 and self._learned(job.model) is None:  # the first tells by itself
-            took_s = (self._now - job.admitted_at).total_seconds()
-            return Part(job.job_id, job.model, took_s * share / (1.0 - share))
-        return Part(job.job_id, job.model, self._alone(job.model, job.duration) * share)
+        left_s = self._alone(job.model, job.duration) * share
+        if job.admitted_at and self._learned(job.model) is None:  # the first tells by itself, once it is under way
+            took_s = max(0.0, (self._now - job.admitted_at).total_seconds() - SHOWN_S)
+            guessed_s = self._alone(job.model, job.duration) * (1.0 - share)
+            left_s *= (took_s + GUESS_S) / (guessed_s + GUESS_S)
+        return Part(job.job_id, job.model, left_s)
 
 
 def count_waiting(session: Session, lane: int | None = None) -> int:
