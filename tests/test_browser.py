@@ -246,6 +246,33 @@ def test_a_reload_while_music_is_made_finds_the_job(page: Page, place: Served) -
     expect(page.locator("#prompt textarea")).to_have_value("come back to me")
 
 
+def test_what_is_typed_while_the_server_is_away_outlives_the_reload(context: BrowserContext, tmp_path: Path) -> None:
+    with served(tmp_path, load_audible) as server:
+        page = context.new_page()
+        visit(page, server.url)
+        generate(page, "a beginning", seconds=3, wait="completed")
+        page.get_by_role("button", name="Continue", exact=True).click()
+        page.get_by_label("number input for Keep").fill("2")
+        page.get_by_text("Sampling, seed, order, webhook").click()
+        server.close()
+        page.get_by_text("Connection to the server was lost").wait_for()
+        page.fill("#prompt textarea", "typed meanwhile")
+        page.get_by_label("number input for Duration").fill("13")
+        page.get_by_label("Seed").fill("77")
+        page.get_by_role("combobox", name="Model").click()
+        page.get_by_role("option", name="MusicGen small").click()
+        with serving(server.studio, int(server.url.rpartition(":")[2])):
+            page.wait_for_event("load")
+            expect(page.locator("#opening")).to_contain_text("Goes on from a beginning")
+            expect(page.get_by_label("number input for Keep")).to_have_value("2")
+            expect(page.locator("#prompt textarea")).to_have_value("typed meanwhile")
+            expect(page.get_by_label("number input for Duration")).to_have_value("13")
+            expect(page.get_by_role("combobox", name="Model")).to_have_value(re.compile("MusicGen small"))
+            page.get_by_text("Sampling, seed, order, webhook").click()
+            expect(page.get_by_label("Seed")).to_have_value("77")
+        page.close()
+
+
 def test_another_browser_finds_a_job_by_its_link(page: Page, place: Served) -> None:
     job_id = place.ask("shared music")
     place.finish(job_id)

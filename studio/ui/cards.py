@@ -335,18 +335,18 @@ def model_choice(info: ModelInfo) -> str:
     return f"{info.title} – {info.what}{terms}"
 
 
-def opening(title: str | None) -> str:
+def opening(name: str = "", title: str = "") -> str:
     """What the next piece goes on from, and a way to let go of it; or a way to bring a file."""
-    if title is None:
+    if not name:
         what = '<label>Go on from a file of yours<input type="file" accept="audio/*,.flac,.aiff" data-bring></label>'
     else:
         what = (
             f'<span>Goes on from <b>{escape(title)}</b></span><button type="button" class="plain" data-do="let_go" '
             'data-what="" aria-label="Do not go on from it" title="Do not go on from it">✕</button>'
         )
-    state = "open" if title is None else "chosen"
+    state = "chosen" if name else "open"
     brought = '<button type="button" data-do="brought" data-what="" hidden></button><span role="status"></span>'
-    return f'<div class="opening {state}" data-key="{state}">{what}{brought}</div>'
+    return f'<div class="opening {state}" data-key="{state}" data-source="{escape(name)}">{what}{brought}</div>'
 
 
 def chips(prompts: Iterable[str], into: str) -> str:

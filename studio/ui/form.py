@@ -57,8 +57,8 @@ class Controls:
         return [getattr(self, field.name) for field in fields(self)]
 
 
-def controls(studio: Studio, *, folded: bool = True) -> Controls:
-    """Model and duration, and below them, `folded` in an accordion, every other control."""
+def controls(studio: Studio, form: str, *, folded: bool = True) -> Controls:
+    """Model and duration, and below them, `folded` in an accordion, every other control; ids begin with `form`."""
     model = _model(studio)
     note = gr.HTML(cards.model_note(_info(studio, studio.settings.model_name)), apply_default_css=False)
     duration = _slider("duration", 1)
@@ -71,7 +71,10 @@ def controls(studio: Studio, *, folded: bool = True) -> Controls:
         priority = _slider("priority", 1)
         after = _line("after", "gen_…", AFTER_MAX * 41)
         webhook = _webhook(studio)
-    return Controls(model, duration, temperature, top_k, top_p, cfg_coef, seed, priority, after, webhook)
+    made = Controls(model, duration, temperature, top_k, top_p, cfg_coef, seed, priority, after, webhook)
+    for field in fields(made):
+        getattr(made, field.name).elem_id = f"{form}-{field.name}"
+    return made
 
 
 def request_of(prompt: str, *values: Any, **more: Any) -> GenerationRequest:
@@ -141,9 +144,14 @@ def _webhook(studio: Studio) -> gr.Textbox:
     return _line("webhook_url", hint, URL_MAX, interactive=possible)
 
 
+def choices(studio: Studio) -> dict[str, str]:
+    """The models' names by what the form says of them."""
+    return {cards.model_choice(info): info.name for info in studio.models()}
+
+
 def _model(studio: Studio) -> gr.Dropdown:
-    choices = [(cards.model_choice(info), info.name) for info in studio.models()]
-    return gr.Dropdown(choices, value=studio.settings.model_name, label=LABELS["model"], allow_custom_value=True)
+    options, default = list(choices(studio).items()), studio.settings.model_name
+    return gr.Dropdown(options, value=default, label=LABELS["model"], allow_custom_value=True)
 
 
 def _info(studio: Studio, name: str | None) -> Any:

@@ -4,6 +4,7 @@ how much of it is kept."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,12 +14,13 @@ import gradio as gr
 from studio.errors import StudioError
 from studio.runtime import Studio
 from studio.schemas import CONTINUE_MIN_S, DURATION_MAX_S, RECIPE_FIELDS, JobView
-from studio.ui import cards
+from studio.ui import cards, drafts
 from studio.ui.form import LABELS, Controls, sentences
 from studio.ui.live import QUIET, action, live
 
 ADDED_S = 8.0  # that a continuation adds, if nobody says otherwise
 KEPT_S = 20.0  # of music that is as long as a piece can be
+SECONDS = re.compile(r"\d\d?(\.\d)?")
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,9 @@ class Opening:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
         self._source = gr.State(None)
-        self._strip = live(cards.opening(None), elem_id="opening")
+        self._strip = live(cards.opening(), elem_id="opening")
         self._keep = gr.Slider(
-            CONTINUE_MIN_S, DURATION_MAX_S, step=0.1, label=LABELS["continue_seconds"], visible=False,
+            CONTINUE_MIN_S, DURATION_MAX_S, step=0.1, label=LABELS["continue_seconds"], visible=False, elem_id="keep",
             info="Seconds of its beginning. Duration is the length of the whole.",
         )  # fmt: skip
 
@@ -81,10 +83,12 @@ class Opening:
             except _NotMine:
                 return gr.skip()
             shows = [values.get(name, gr.skip()) for name in ("prompt", *names)]
-            return source, cards.opening(source.title if source else None), _slider(source), *shows
+            strip = cards.opening(source.name, source.title) if source else cards.opening()
+            return source, strip, _slider(source, values.get("keep")), *shows
 
         clicks = [self._strip.click, *(html.click for html in shown)]
-        gr.on(clicks, act, None, filled, trigger_mode="multiple", **QUIET)  # also while another click is answered
+        answered = gr.on(clicks, act, None, filled, trigger_mode="multiple", **QUIET)  # also while another one is
+        answered.then(**drafts.keep([prompt, *form.all]))
 
     def _chosen(self, name: str, what: str) -> tuple[Source | None, dict[str, Any]]:
         """What a click means: the source from now on, and what the form's controls become."""
@@ -94,9 +98,9 @@ class Opening:
                 source = Source(what, job.prompt, self._studio.length_of(what))
                 return source, _recipe(job) | {"duration": source.duration, "seed": ""}
             case "brought":
-                clip_id, _, title = what.partition(" ")
-                source = Source(clip_id, title, self._studio.length_of(clip_id))
-                return source, {"duration": source.duration}
+                source_id, kept, title = [*what.split(" ", 2), "", ""][:3]  # after a reload it says how much is kept
+                source = Source(source_id, title, self._studio.length_of(source_id))
+                return source, {"keep": float(kept)} if SECONDS.fullmatch(kept) else {"duration": source.duration}
             case "let_go":
                 return None, {}
         raise _NotMine
@@ -110,7 +114,7 @@ def _recipe(job: JobView) -> dict[str, Any]:
     return {name: getattr(job, name) for name in RECIPE_FIELDS}
 
 
-def _slider(source: Source | None) -> gr.Slider:
+def _slider(source: Source | None, keep: float | None) -> gr.Slider:
     if source is None:
         return gr.Slider(visible=False)
-    return gr.Slider(maximum=source.most, value=source.kept, visible=True)
+    return gr.Slider(maximum=source.most, value=source.kept if keep is None else keep, visible=True)

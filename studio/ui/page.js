@@ -267,7 +267,7 @@
       return;
     }
     const button = strip.querySelector("[data-do=brought]");
-    button.dataset.what = `${told.clip_id} ${file.name}`;
+    button.dataset.what = `${told.clip_id}  ${file.name}`;
     button.click();
   }
 
@@ -283,6 +283,48 @@
       drag.preventDefault();
       if (event === "drop") bring(drag.dataTransfer.files[0]);
     });
+
+  // What is typed outlives a reload, also while the server is away: then no listener is heard, and once it is back the
+  // page reloads. Components are known by their ids.
+
+  const restored = new Set();
+  const models = {};
+  const kept = () => JSON.parse(sessionStorage.getItem("studio-kept") || "{}");
+
+  function restore(ids, given, names) {
+    Object.assign(models, names);
+    if (ids.includes("prompt") && kept().opening) goOnFrom(kept().opening);
+    for (const id of ids) restored.add(id);
+    return ids.map((id, number) => kept()[id] ?? given[number] ?? "");
+  }
+
+  function keep(ids, values) {
+    const said = ids.map((id, number) => [id, values[number]]);
+    sessionStorage.setItem("studio-kept", JSON.stringify(Object.assign(kept(), Object.fromEntries(said))));
+  }
+
+  addEventListener("pagehide", () => {
+    const ids = [...restored].filter(boxOf); // what is not in the page has not been touched
+    keep(ids, ids.map(saidIn));
+    const strip = document.querySelector("#opening .chosen");
+    const opening = strip && `${strip.dataset.source} ${boxOf("keep").value} ${strip.querySelector("b").textContent}`;
+    if (ids.includes("prompt")) keep(["opening"], [opening]);
+  });
+
+  const boxOf = (id) => document.querySelector(`#${id} :is(textarea, input)`);
+
+  function saidIn(id) {
+    if (id === "sheet") return JSON.stringify({ rows: document.querySelector(".sheet").studioSheet.rows });
+    const { type, role, value } = boxOf(id);
+    return type === "number" ? parseFloat(value) : role === "combobox" ? (models[value] ?? value) : value;
+  }
+
+  async function goOnFrom(what) {
+    const button = () => document.querySelector("#opening [data-do=brought]");
+    while (!button()) await new Promise(requestAnimationFrame);
+    button().dataset.what = what;
+    button().click();
+  }
 
   async function type(into, text) {
     const box = document.querySelector(into);
@@ -320,5 +362,5 @@
   new MutationObserver(applyTheme).observe(document.body, { attributeFilter: ["class"] });
   openTab();
   addEventListener("hashchange", () => openTab());
-  window.studio = { patch, pulse, showProblem };
+  window.studio = { patch, pulse, showProblem, restore, keep };
 })();

@@ -36,9 +36,9 @@ from studio.sheet import (
     sample_csv,
     sample_jsonl,
 )
-from studio.ui import batches, cards
+from studio.ui import batches, cards, drafts
 from studio.ui.actions import Mine, act_on_jobs
-from studio.ui.form import client_of, controls, sentences, values_of
+from studio.ui.form import choices, client_of, controls, sentences, values_of
 from studio.ui.live import AS_TEXT, QUIET, SHOW_PROBLEM, Part, action, live
 
 REMEMBERED = 50  # batches of this browser: the largest sheet makes as many
@@ -73,7 +73,7 @@ def build(studio: Studio, page: gr.Blocks, mine: Mine, memory: Memory) -> Part:
     sheet = gr.HTML(EMPTY, html_template="", js_on_load=_ON_LOAD, apply_default_css=False, elem_id="sheet")
     problem = gr.HTML("", elem_classes=["maybe"], apply_default_css=False)
     with gr.Accordion("Defaults for blank cells", open=False, elem_classes=["sampling"]):
-        form = controls(studio, folded=False)
+        form = controls(studio, "batch", folded=False)
     made = live(elem_id="made")
     generate = gr.Button("Generate", variant="primary", size="lg", elem_classes=["go"])
     table = live(elem_id="batches")
@@ -115,7 +115,7 @@ def build(studio: Studio, page: gr.Blocks, mine: Mine, memory: Memory) -> Part:
     gr.on(triggers, work_out, [sheet, *form.all], [made, generate], trigger_mode="always_last", **QUIET)
     given, shown = [sheet, batch_ids, *form.all], [sheet, batch_ids, problem]
     generate.click(submit, given, shown, **QUIET).then(**SHOW_PROBLEM)
-    page.load(None, draft, sheet, js=AS_TEXT, **QUIET)
+    drafts.restore(page, [sheet, *form.all], choices(studio), first=draft)
     table.click(batch_actions(studio), [batch_ids, chosen], chosen, **QUIET)
     act_on_jobs(studio, table, mine)
     return Part([batch_ids, chosen], [table], lambda known, chosen: [show(studio, known, chosen)])

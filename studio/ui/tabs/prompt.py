@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from studio.errors import StudioError
 from studio.runtime import Studio
-from studio.ui import cards
+from studio.ui import cards, drafts
 from studio.ui.actions import Mine, act_on_jobs, found, with_newest
-from studio.ui.form import client_of, controls, problems, request_of
+from studio.ui.form import choices, client_of, controls, problems, request_of
 from studio.ui.live import AS_TEXT, QUIET, SHOW_PROBLEM, Part, live
 from studio.ui.opening import Opening, Source
 
@@ -44,7 +44,7 @@ def build(studio: Studio, page: gr.Blocks) -> tuple[Part, Mine, Callable[[Sequen
             at_prompt = gr.HTML("", elem_id="at-prompt", elem_classes=["maybe"], apply_default_css=False)
             gr.HTML(cards.chips(EXAMPLES, "#prompt textarea"), apply_default_css=False)
             opening = Opening(studio)
-            form = controls(studio)
+            form = controls(studio, "prompt")
             at_form = gr.HTML("", elem_classes=["maybe"], apply_default_css=False)
             generate = gr.Button("Generate", variant="primary", size="lg", elem_classes=["go"])
             gr.HTML(cards.KEYS, apply_default_css=False)
@@ -69,7 +69,7 @@ def build(studio: Studio, page: gr.Blocks) -> tuple[Part, Mine, Callable[[Sequen
     generate.click(submit, given, shown, trigger_mode="multiple", **QUIET).then(**SHOW_PROBLEM)
     act_on_jobs(studio, recent, mine)
     prompt.change(None, prompt, draft, js=AS_TEXT, **QUIET)
-    page.load(None, draft, prompt, js=AS_TEXT, **QUIET)
+    drafts.restore(page, [prompt, *form.all], choices(studio), first=draft)
     page.load(_asked_for, None, asked, **QUIET)
     listen = partial(opening.listen, prompt, form)
     return Part([mine.stored, asked], [paused, recent], lambda *view: show(studio, *view)), mine, listen
