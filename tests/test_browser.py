@@ -273,6 +273,27 @@ def test_what_is_typed_while_the_server_is_away_outlives_the_reload(context: Bro
         page.close()
 
 
+def test_two_tabs_of_a_browser_share_their_music_and_their_batches(page: Page, context: BrowserContext) -> None:
+    other = context.new_page()
+    visit(other, page.url)
+    expected = []
+    for prompt, tab in (("first", page), ("second", other), ("third", page)):
+        open_tab(tab, "Prompt")
+        expect(tab.locator(".card")).to_have_count(len(expected))  # what the other tab has asked for appears by itself
+        expected.insert(0, generate(tab, prompt, seconds=1))
+        open_tab(tab, "Batch")
+        cell(tab, 1, "prompt").fill(prompt)
+        cell(tab, 1, "prompt").press("Control+Enter")
+        expect(tab.locator(".batch[data-key]")).to_have_count(len(expected))
+    for tab in (page, other):
+        visit(tab, page.url.partition("#")[0])
+        expect(tab.locator(".card")).to_have_count(3)
+        assert tab.locator(".card").evaluate_all("cards => cards.map(card => card.dataset.key)") == expected
+        open_tab(tab, "Batch")
+        expect(tab.locator(".batch[data-key] b")).to_have_text(["third", "second", "first"])
+    other.close()
+
+
 def test_another_browser_finds_a_job_by_its_link(page: Page, place: Served) -> None:
     job_id = place.ask("shared music")
     place.finish(job_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -10,6 +9,7 @@ import gradio as gr
 from studio.errors import StudioError
 from studio.runtime import Studio
 from studio.schemas import RECIPE_FIELDS, GenerationRequest, JobView
+from studio.ui import lists
 from studio.ui.cards import escape
 from studio.ui.form import client_of, sentences
 from studio.ui.live import QUIET, action
@@ -18,18 +18,13 @@ RECENT = 8  # jobs that a browser's list shows
 IDS_MAX = 12  # a batch, or the list and the job that the address names
 
 
-@dataclass(frozen=True)
-class Mine:
-    """The ids of this browser's jobs, newest first."""
+def act_on_jobs(studio: Studio, shown: gr.HTML, mine: gr.HTML) -> None:
+    """Listen to the buttons of the cards or rows that are `shown`; each click counts, however soon the next one.
 
-    stored: gr.BrowserState  # outlives the page and the server
-    here: gr.State  # made in this page: of two that are asked for at once, neither answer finds the other in `stored`
+    `mine` lists this browser's jobs.
+    """
 
-
-def act_on_jobs(studio: Studio, shown: gr.HTML, mine: Mine) -> None:
-    """Listen to the buttons of the cards or rows that are `shown`; each click counts, however soon the next one."""
-
-    def act(event: gr.EventData, request: gr.Request, mine: list[str] | None, here: list[str]) -> Any:
+    def act(event: gr.EventData, request: gr.Request, mine: str) -> Any:
         name, job_id = action(event)
         try:
             if name == "cancel":
@@ -40,24 +35,17 @@ def act_on_jobs(studio: Studio, shown: gr.HTML, mine: Mine) -> None:
                 studio.retry(job_id, client_of(request, studio))
             elif name == "again":
                 accepted = studio.submit(_with_new_seed(studio.job(job_id)), client_of(request, studio))
-                return with_newest(mine, here, accepted.job_id)
+                return lists.text(accepted.job_id, to=lists.ids(mine, RECENT))
         except StudioError as error:
             gr.Warning(escape(" ".join(sentences(error))))
         return gr.skip()
 
-    shown.click(act, [mine.stored, mine.here], mine.stored, trigger_mode="multiple", **QUIET)
-
-
-def with_newest(mine: list[str] | None, here: list[str], job_id: str) -> list[str]:
-    """A browser's list with one more job in front, which joins those made `here`."""
-    here.insert(0, job_id)
-    del here[RECENT:]
-    return list(dict.fromkeys([*here, *(mine or [])]))[:RECENT]
+    shown.click(act, mine, mine, trigger_mode="multiple", **QUIET)
 
 
 def found(studio: Studio, job_ids: list[str]) -> list[JobView]:
-    """The jobs that (still) exist, in the given order. The ids come from a browser's store: they may be anything."""
-    wanted = [str(job_id) for job_id in job_ids[:IDS_MAX]]
+    """The jobs that (still) exist, in the given order. The ids come from a browser: they may be anything."""
+    wanted = job_ids[:IDS_MAX]
     jobs = {change.job.job_id: change.job for change in studio.changes(wanted)} if wanted else {}
     return [jobs[job_id] for job_id in dict.fromkeys(wanted) if job_id in jobs]
 

@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 
 from studio.runtime import Studio
-from studio.ui import cards, drawer
+from studio.ui import cards, drawer, lists
+from studio.ui.actions import RECENT
 from studio.ui.live import QUIET, keep_live
 from studio.ui.tabs import batch, prompt, queue, system
 from studio.ui.theme import theme
@@ -22,10 +23,10 @@ def build(studio: Studio) -> gr.Blocks:
     """The page's components and listeners, without its looks, which `looks` gives to whoever mounts it."""
     with gr.Blocks(title="Studio", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(cards.MASTHEAD, elem_id="top", apply_default_css=False)
-        memory = batch.memory()
+        mine, memory = lists.shared(page, "studio-jobs", RECENT), batch.memory(page)
         with gr.Tabs():
             with gr.Tab("Prompt", id="prompt") as prompt_tab:
-                prompts, mine, continue_from = prompt.build(studio, page)
+                prompts, continue_from = prompt.build(studio, page, mine)
             with gr.Tab("Batch", id="batch") as batch_tab:
                 batches = batch.build(studio, page, mine, memory)
             with gr.Tab("Queue", id="queue") as queue_tab:
@@ -35,8 +36,8 @@ def build(studio: Studio) -> gr.Blocks:
         tab = gr.State("prompt")
         for choice in (prompt_tab, batch_tab, queue_tab, system_tab):
             choice.select(lambda name=choice.id: name, None, tab, **QUIET)
-        lists = [part.shows[-1] for part in (prompts, batches, queues)]
-        drawers = drawer.build(studio, mine, lists)
+        openers = [part.shows[-1] for part in (prompts, batches, queues)]
+        drawers = drawer.build(studio, mine, openers)
         continue_from([*prompts.shows[-1:], *drawers.shows])
         parts = {"prompt": prompts, "batch": batches, "queue": queues, "system": systems, "/drawer": drawers}
         keep_live(page, tab, studio.version, parts)

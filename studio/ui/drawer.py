@@ -14,7 +14,7 @@ from studio.errors import JobNotFound
 from studio.runtime import Studio
 from studio.schemas import RECIPE_FIELDS, AttemptView, DeliveryStatus, DeliveryView, JobStatus, JobView, Outcome
 from studio.ui import cards
-from studio.ui.actions import Mine, act_on_jobs
+from studio.ui.actions import act_on_jobs
 from studio.ui.cards import button, escape, seconds
 from studio.ui.live import QUIET, Part, action, live
 
@@ -31,7 +31,7 @@ CARRIED = {
 }
 
 
-def build(studio: Studio, mine: Mine, lists: Sequence[gr.HTML]) -> Part:
+def build(studio: Studio, mine: gr.HTML, lists: Sequence[gr.HTML]) -> Part:
     """The drawer, which clicks on jobs in the `lists` open."""
     opened = gr.State(None)
     drawer = live(elem_id="drawer")

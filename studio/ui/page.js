@@ -97,6 +97,30 @@
     beat();
   }
 
+  // A list of ids that the tabs of a browser share, newest first: what is new in this one joins what the others have
+  // added meanwhile.
+
+  function listed(name) {
+    try {
+      return JSON.parse(localStorage.getItem(name)) || [];
+    } catch {
+      return [];
+    }
+  }
+
+  function share(props, watch, name, most) {
+    let known = listed(name);
+    const show = (ids) => (props.value = JSON.stringify((known = ids)));
+    watch("value", () => {
+      const added = JSON.parse(props.value).filter((id) => !known.includes(id));
+      if (!added.length) return;
+      const ids = [...added, ...listed(name)].slice(0, most);
+      localStorage.setItem(name, JSON.stringify(ids));
+      show(ids);
+    });
+    addEventListener("storage", ({ key }) => key === name && show(listed(name)));
+  }
+
   // A moment in the reader's own time zone.
 
   class Moment extends HTMLElement {
@@ -362,5 +386,5 @@
   new MutationObserver(applyTheme).observe(document.body, { attributeFilter: ["class"] });
   openTab();
   addEventListener("hashchange", () => openTab());
-  window.studio = { patch, pulse, showProblem, restore, keep };
+  window.studio = { patch, pulse, share, listed, showProblem, restore, keep };
 })();

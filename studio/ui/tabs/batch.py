@@ -36,8 +36,8 @@ from studio.sheet import (
     sample_csv,
     sample_jsonl,
 )
-from studio.ui import batches, cards, drafts
-from studio.ui.actions import Mine, act_on_jobs
+from studio.ui import batches, cards, drafts, lists
+from studio.ui.actions import act_on_jobs
 from studio.ui.form import choices, client_of, controls, sentences, values_of
 from studio.ui.live import AS_TEXT, QUIET, SHOW_PROBLEM, Part, action, live
 
@@ -53,19 +53,19 @@ begin();
 class Memory:
     """What this browser remembers. Made outside of the tab: Gradio gives a tab its contents when it is first opened."""
 
-    batch_ids: gr.BrowserState
+    batch_ids: gr.HTML
     draft: gr.BrowserState  # the sheet
 
 
-def memory() -> Memory:
+def memory(page: gr.Blocks) -> Memory:
     """The browser's stores, made where they stand."""
     return Memory(
-        gr.BrowserState([], storage_key="studio-batches", secret="studio"),
+        lists.shared(page, "studio-batches", REMEMBERED),
         gr.BrowserState(EMPTY, storage_key="studio-sheet", secret="studio"),
     )
 
 
-def build(studio: Studio, page: gr.Blocks, mine: Mine, memory: Memory) -> Part:
+def build(studio: Studio, page: gr.Blocks, mine: gr.HTML, memory: Memory) -> Part:
     """The tab's components and its listeners."""
     batch_ids, draft = memory.batch_ids, memory.draft
     chosen = gr.State(None)
@@ -101,7 +101,7 @@ def build(studio: Studio, page: gr.Blocks, mine: Mine, memory: Memory) -> Part:
         accepted, error = _submit(studio, planned, client_of(request, studio))
         left = expand(_rows(text), defaults)[sum(map(len, planned.batches[: len(accepted)])) :]
         said = _refusal(error, len(accepted), len(planned.batches)) if error else ""
-        return json.dumps({"rows": left}), [*accepted, *_ids(known)][:REMEMBERED], said
+        return json.dumps({"rows": left}), lists.text(*accepted, to=lists.ids(known, REMEMBERED)), said
 
     def use(event: gr.EventData, text: str, *values: Any) -> tuple[Any, str]:
         try:
@@ -123,7 +123,7 @@ def build(studio: Studio, page: gr.Blocks, mine: Mine, memory: Memory) -> Part:
 
 def show(studio: Studio, known: Any, chosen: str | None) -> str:
     """This browser's batches, the last one first, and the rows of the chosen one."""
-    found = studio.batch_jobs(_ids(known), sketched=True)
+    found = studio.batch_jobs(lists.ids(known, REMEMBERED), sketched=True)
     if not found:
         return ""
     shown = chosen if chosen in found else batches.first_open(found)
@@ -141,7 +141,7 @@ def batch_actions(studio: Studio) -> Any:
             case "cancel_batch":
                 _cancel(studio, [batch_id])
             case "cancel_batches":
-                _cancel(studio, _ids(known))
+                _cancel(studio, lists.ids(known, REMEMBERED))
         return chosen
 
     return act
@@ -236,8 +236,3 @@ def _rows(text: Any) -> list[Row]:
         return [{field: row[field] for field in FIELDS if isinstance(row.get(field), str)} for row in rows]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
-
-
-def _ids(known: Any) -> list[str]:
-    """What a browser's store says are its batches: it may be anything."""
-    return [str(batch_id) for batch_id in known[:REMEMBERED]] if isinstance(known, list) else []

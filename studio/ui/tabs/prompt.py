@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from studio.errors import StudioError
 from studio.runtime import Studio
-from studio.ui import cards, drafts
-from studio.ui.actions import Mine, act_on_jobs, found, with_newest
+from studio.ui import cards, drafts, lists
+from studio.ui.actions import RECENT, act_on_jobs, found
 from studio.ui.form import choices, client_of, controls, problems, request_of
 from studio.ui.live import AS_TEXT, QUIET, SHOW_PROBLEM, Part, live
 from studio.ui.opening import Opening, Source
@@ -30,9 +30,8 @@ EXAMPLES = [
 ]
 
 
-def build(studio: Studio, page: gr.Blocks) -> tuple[Part, Mine, Callable[[Sequence[gr.HTML]], None]]:
-    """The tab, the ids of this browser's jobs, and what lets jobs be continued here that are shown anywhere."""
-    mine = Mine(gr.BrowserState([], storage_key="studio-jobs", secret="studio"), gr.State([]))
+def build(studio: Studio, page: gr.Blocks, mine: gr.HTML) -> tuple[Part, Callable[[Sequence[gr.HTML]], None]]:
+    """The tab, where this browser's jobs are shown, and what lets jobs be continued here that are shown anywhere."""
     draft = gr.BrowserState("", storage_key="studio-draft", secret="studio")
     asked = gr.State(None)
     with gr.Row(equal_height=False):
@@ -54,7 +53,7 @@ def build(studio: Studio, page: gr.Blocks) -> tuple[Part, Mine, Callable[[Sequen
             recent = live(cards.EMPTY)
 
     def submit(
-        request: gr.Request, mine: list[str] | None, here: list[str], source: Source | None, keep: float, prompt: str,
+        request: gr.Request, mine: str, source: Source | None, keep: float, prompt: str,
         *values: Any,
     ) -> tuple[Any, str, str]:  # fmt: skip
         try:
@@ -62,17 +61,17 @@ def build(studio: Studio, page: gr.Blocks) -> tuple[Part, Mine, Callable[[Sequen
             accepted = studio.submit(asked, client_of(request, studio))
         except (ValidationError, StudioError) as error:
             return gr.skip(), *problems(error)
-        return with_newest(mine, here, accepted.job_id), "", ""
+        return lists.text(accepted.job_id, to=lists.ids(mine, RECENT)), "", ""
 
-    given = [mine.stored, mine.here, *opening.given, prompt, *form.all]
-    shown = [mine.stored, at_prompt, at_form]
+    given = [mine, *opening.given, prompt, *form.all]
+    shown = [mine, at_prompt, at_form]
     generate.click(submit, given, shown, trigger_mode="multiple", **QUIET).then(**SHOW_PROBLEM)
     act_on_jobs(studio, recent, mine)
     prompt.change(None, prompt, draft, js=AS_TEXT, **QUIET)
     drafts.restore(page, [prompt, *form.all], choices(studio), first=draft)
     page.load(_asked_for, None, asked, **QUIET)
     listen = partial(opening.listen, prompt, form)
-    return Part([mine.stored, asked], [paused, recent], lambda *view: show(studio, *view)), mine, listen
+    return Part([mine, asked], [paused, recent], lambda *view: show(studio, *view)), listen
 
 
 def _asked_for(request: gr.Request) -> str | None:
@@ -80,8 +79,8 @@ def _asked_for(request: gr.Request) -> str | None:
     return job_id
 
 
-def show(studio: Studio, mine: list[str] | None, asked: str | None) -> tuple[str, str]:
+def show(studio: Studio, mine: str, asked: str | None) -> tuple[str, str]:
     """Whether the queue is paused, and the cards of the job that the address names and of this browser's jobs."""
-    ids = mine or []
+    ids = lists.ids(mine, RECENT)
     shown = found(studio, [asked, *ids] if asked and asked not in ids else ids)
     return cards.paused(studio.queue_state()), cards.cards(shown)

@@ -10,7 +10,7 @@ from studio.errors import StudioError
 from studio.runtime import Studio
 from studio.schemas import PROMPT_MAX, JobPage, JobStatus
 from studio.ui import cards
-from studio.ui.actions import Mine, act_on_jobs
+from studio.ui.actions import act_on_jobs
 from studio.ui.live import QUIET, Part, action, live
 
 PAGE_SIZE = 20
@@ -18,7 +18,7 @@ RUNNING_MAX = 64  # jobs in slots, shown above the list
 ALL = "all"
 
 
-def build(studio: Studio, mine: Mine) -> Part:
+def build(studio: Studio, mine: gr.HTML) -> Part:
     """The tab's components and its listeners."""
     state = live(elem_id="queue-state")
     figures = live()
