@@ -39,6 +39,7 @@ from studio.schemas import (
 from studio.settings import in_effect
 from studio.ui import batches, blocks, cards, drawer, gauges
 from studio.ui.form import problems, request_of
+from studio.ui.opening import Source
 from studio.ui.tabs import queue, system
 from studio.vitals import Machine, Sample
 
@@ -214,6 +215,14 @@ def test_a_seed_that_is_no_number_is_said_where_it_stands() -> None:
     with pytest.raises(ValidationError) as error:
         request_of("sad piano", *VALUES[:6], "seven", *VALUES[7:])
     assert problems(error.value)[1].count("Seed: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept", "duration"), [(3.0, 3.0, 11.0), (21.5, 21.5, 30.0), (29.02, 20.0, 30.0), (30.0, 20.0, 30.0)]
+)
+def test_a_continuation_is_no_shorter_than_what_it_goes_on_from(seconds: float, kept: float, duration: float) -> None:
+    source = Source("gen_1", "sad piano", seconds)
+    assert (source.kept, source.duration) == (kept, duration)
 
 
 # The drawer

@@ -43,8 +43,8 @@ class Source:
 
     @property
     def duration(self) -> float:
-        """Seconds of the whole, if nobody says otherwise."""
-        return min(DURATION_MAX_S, float(math.ceil(self.kept + ADDED_S)))
+        """Seconds of the whole, if nobody says otherwise: never less than there is."""
+        return min(DURATION_MAX_S, float(math.ceil(max(self.kept + ADDED_S, self.seconds))))
 
 
 class Opening:
