@@ -636,9 +636,33 @@ def test_the_drawer_shows_all_attempts_and_the_keyboard_goes_from_job_to_job(pag
     page.keyboard.press("Enter")
     expect(drawer).to_contain_text("quiet one")
     expect(drawer.locator("studio-player")).to_be_visible()
+    expect(drawer.locator(".close")).to_be_focused()
+    page.keyboard.press("ArrowUp")  # the drawer goes along
+    expect(drawer).to_contain_text("explode in the drawer")
+    page.keyboard.press("ArrowDown")
+    expect(drawer).to_contain_text("quiet one")
     page.keyboard.press("Escape")
     page.keyboard.press("/")
     expect(page.locator("#search input, #search textarea")).to_be_focused()
+
+
+def test_the_arrows_begin_at_the_first_job_and_are_left_to_what_needs_them(page: Page, place: Served) -> None:
+    place.finish(place.ask("listed first"))
+    open_tab(page, "Queue")
+    first = page.locator("#queue-table .open").first
+    first.wait_for()
+    page.get_by_label("All").press("ArrowDown")
+    expect(page.locator(".open:focus")).to_have_count(0)
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("ArrowDown")
+    expect(first).to_be_focused()
+    page.keyboard.press("Enter")
+    page.locator(".drawer").get_by_role("slider").press("ArrowDown")
+    expect(page.locator(".drawer")).to_contain_text("listed first")
+    open_tab(page, "Prompt")
+    page.fill("#prompt textarea", "two\nlines")
+    page.press("#prompt textarea", "ArrowUp")
+    expect(page.locator("#prompt textarea")).to_be_focused()
 
 
 def test_the_queue_can_be_narrowed_to_one_status(page: Page, place: Served) -> None:

@@ -183,14 +183,18 @@
     return Boolean(box);
   }
 
-  // Up and down go from job to job; an open drawer follows.
+  // Up and down go from job to job; an open drawer follows. In the queue they begin at the first one.
   function step(key, target) {
     const by = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1 }[key];
-    if (!by || !target.closest?.(".job") || target.closest("studio-player")) return false;
-    const jobs = [...document.querySelectorAll("[role=tabpanel] .job")].filter((job) => job.offsetParent);
-    const next = jobs[jobs.indexOf(target.closest(".job")) + by]?.querySelector(".open");
+    const within = target === document.body || target.closest?.(".job, .card, .drawer");
+    if (!by || !within || target.closest("studio-player, pre")) return false;
+    const drawer = document.querySelector(".drawer:not(.closing)");
+    const at = target.closest("[data-do=open], .job")?.closest("[data-key]").dataset.key ?? drawer?.dataset.job;
+    const list = drawer ? "[role=tabpanel] [data-do=open]" : at ? "[role=tabpanel] .job .open" : "#queue-table .open";
+    const openers = [...document.querySelectorAll(list)].filter((each) => each.offsetParent);
+    const next = openers[openers.findIndex((each) => each.dataset.what === at) + by];
     next?.focus();
-    if (next && document.querySelector(".drawer")) next.click();
+    if (drawer) next?.click();
     return Boolean(next);
   }
 
