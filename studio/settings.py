@@ -26,7 +26,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True, validate_default=True,
-        protected_namespaces=(), env_ignore_empty=True,
+        protected_namespaces=(), env_ignore_empty=True, hide_input_in_errors=True,
     )  # fmt: skip
 
     api_host: str = Field("127.0.0.1", description="Address to listen on.")

@@ -109,6 +109,18 @@ def test_a_login_leads_nowhere_else(browser: httpx.Client, to: str) -> None:
     assert browser.post("/login", data={"key": KEYS[0], "next": to}).headers["location"] == "/"
 
 
+def test_a_login_takes_no_more_than_a_form(server: Served, caplog: pytest.LogCaptureFixture) -> None:
+    assert server.http.post("/login", content=b"a=b&" * 3000).status_code == 413
+    server.http.post("/login", data={"key": "not-a-key-of-this-studio"})
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    assert "Login refused: 127.0.0.1" in said
+    assert "not-a-key" not in said
+
+
+def test_no_cache_keeps_what_a_key_has_opened(server: Served) -> None:
+    assert server.http.get(f"{API}/jobs", headers=BEARER).headers["cache-control"] == "private"
+
+
 def test_what_the_login_shows_is_escaped(browser: httpx.Client) -> None:
     assert "<script>" not in browser.get("/login", params={"next": '"><script>alert(1)</script>'}).text
 
@@ -139,5 +151,6 @@ def test_a_login_ends_with_its_time_and_with_its_key(browser: httpx.Client) -> N
 
 @pytest.mark.parametrize("key", ["short", "with a space in it", "fünfzehn-und-mehr"])
 def test_a_key_that_is_none_is_refused(key: str) -> None:
-    with pytest.raises(ValidationError, match="16 to 256"):
+    with pytest.raises(ValidationError, match="16 to 256") as error:
         Settings.model_validate({"api_keys": [key]})
+    assert key not in str(error.value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import time
 from collections.abc import Callable
 from html import escape
@@ -20,11 +21,14 @@ from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import Scope
 
-from studio.api.security import ErrorResponse
+from studio.api.security import LOGIN_PATH, ErrorResponse
+from studio.limits import client_of_request
 from studio.settings import Settings
 
-LOGIN, LOGOUT = "/login", "/logout"
-OPEN = frozenset({LOGIN, "/api/v1/health/live"})
+logger = logging.getLogger(__name__)
+
+LOGOUT = "/logout"
+OPEN = frozenset({LOGIN_PATH, "/api/v1/health/live"})
 COOKIE = "studio_login"
 LOGIN_S = 30 * 86_400
 SCHEME = "Bearer"
@@ -35,7 +39,7 @@ class Door:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self._keys = [hashlib.sha256(key.get_secret_value().encode()).digest() for key in settings.api_keys]
-        self._clock = clock
+        self._settings, self._clock = settings, clock
 
     def refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """What somebody is answered who may not come in: browsers are shown the login."""
@@ -44,22 +48,23 @@ class Door:
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
             query = scope["query_string"].decode("latin-1")
             wanted = scope["path"] + (f"?{query}" if query else "")
-            return RedirectResponse(f"{LOGIN}?next={quote(wanted)}", 303)
+            return RedirectResponse(f"{LOGIN_PATH}?next={quote(wanted)}", 303)
         sentence = f"This studio asks for a key: send it as `Authorization: {SCHEME} …`."
         return ErrorResponse(401, sentence, {"WWW-Authenticate": f'{SCHEME} realm="studio"'})
 
     def register(self, app: FastAPI) -> None:
         """Add the login's routes, where there is one."""
         if self._keys:
-            app.add_api_route(LOGIN, self._show, methods=["GET"], include_in_schema=False)
-            app.add_api_route(LOGIN, self._log_in, methods=["POST"], include_in_schema=False)
+            app.add_api_route(LOGIN_PATH, self._show, methods=["GET"], include_in_schema=False)
+            app.add_api_route(LOGIN_PATH, self._log_in, methods=["POST"], include_in_schema=False)
             app.add_api_route(LOGOUT, self._log_out, methods=["POST"], include_in_schema=False)
 
     def _knows(self, headers: Headers) -> bool:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() == SCHEME.lower() and self._signer(key.strip()):
             return True
-        expires, _, signature = cookie_parser(headers.get("cookie", "")).get(COOKIE, "").partition(".")
+        cookies = cookie_parser("; ".join(headers.getlist("cookie")))
+        expires, _, signature = cookies.get(COOKIE, "").partition(".")
         if not (expires.isdecimal() and len(expires) < 12 and int(expires) > self._clock()):
             return False
         return any(hmac.compare_digest(_signature(key, expires), signature.encode()) for key in self._keys)
@@ -77,8 +82,9 @@ class Door:
         to, key = (form.get(name, [""])[0].strip() for name in ("next", "key"))
         signer = self._signer(key)
         if signer is None:
+            logger.warning("Login refused: %s", client_of_request(request, self._settings))
             return _page(to, "The studio does not know this key.", 401)
-        answer = RedirectResponse(to if _is_here(to) else "/", 303)
+        answer = RedirectResponse(_here(to), 303)
         expires = str(int(self._clock()) + LOGIN_S)
         secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
         value = f"{expires}.{_signature(signer, expires).decode()}"
@@ -86,7 +92,7 @@ class Door:
         return answer
 
     async def _log_out(self) -> Response:
-        answer = RedirectResponse(LOGIN, 303)
+        answer = RedirectResponse(LOGIN_PATH, 303)
         answer.delete_cookie(COOKIE)
         return answer
 
@@ -95,13 +101,15 @@ def _signature(key: bytes, expires: str) -> bytes:
     return hmac.new(key, f"login until {expires}".encode(), "sha256").hexdigest().encode()
 
 
-def _is_here(path: str) -> bool:
-    """Whether it leads to a page of this studio: browsers read `//host` and `/\\host` as another one."""
-    return path.startswith("/") and path[1:2] not in ("/", "\\") and path.isprintable()
+def _here(path: str) -> str:
+    """A path within this studio, else its page: browsers read `//host` and `/\\host` as another one."""
+    within = path.startswith("/") and path[1:2] not in ("/", "\\") and path.isprintable()
+    return path if within else "/"
 
 
 def _page(to: str, wrong: str = "", status: int = 200) -> HTMLResponse:
-    return HTMLResponse(PAGE.format(to=escape(to), wrong=f'<p role="alert">{wrong}</p>' if wrong else ""), status)
+    alert = f'<p role="alert">{wrong}</p>' if wrong else ""
+    return HTMLResponse(PAGE.format(to=escape(_here(to)), wrong=alert), status)
 
 
 PAGE = """\

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import anyio
 from fastapi import FastAPI
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +22,7 @@ from studio.settings import ENV_PREFIX, Settings, is_address
 
 BODY_MAX_BYTES = 1_000_000  # a batch of ten requests of the longest prompts has 30 kB
 CLIPS_PATH = "/api/v1/clips"  # where audio files are sent, which a setting bounds
+LOGIN_PATH, LOGIN_MAX_BYTES = "/login", 8000
 DRAIN_MAX_BYTES, DRAIN_S = 16_000_000, 5.0  # of a body that was refused; who sends more or longer loses the connection
 HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 PORTS = {"http": "80", "https": "443"}
@@ -60,7 +61,8 @@ class Gate:
         self._proxies = Clients(settings.trusted_proxies)
         self._hosts = [name.strip("[]").lower() for name in (*settings.allowed_hosts, settings.api_host)]
         self._everywhere = _is_unspecified(settings.api_host)
-        self._clip_max_bytes = round(settings.clip_max_mb * 1e6)
+        self._body_max_bytes = {CLIPS_PATH: round(settings.clip_max_mb * 1e6), LOGIN_PATH: LOGIN_MAX_BYTES}
+        self._asks = bool(settings.api_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,16 +73,17 @@ class Gate:
         headers = Headers(scope=scope)
         refusal = self._refusal(scope["method"], headers) or self._refused(scope, headers)
         if refusal is None:
-            most = self._clip_max_bytes if scope["path"] == CLIPS_PATH else BODY_MAX_BYTES
+            most = self._body_max_bytes.get(scope["path"], BODY_MAX_BYTES)
             body = await _read_body(headers, receive, most)
             if body is not None:
-                await self._app(scope, _replay(body, receive), send)
+                await self._app(scope, _replay(body, receive), _private(send) if self._asks else send)
                 return
-            sentence = f"The body has more than {most // 1000} kB."
-            too_large = ErrorResponse(413, sentence, {"Connection": "close"})
-            await _answer_while_they_send(too_large, scope, receive, send)
-            return
-        await refusal(scope, receive, send)
+            refusal = ErrorResponse(413, f"The body has more than {most // 1000} kB.")
+        if _announces_body(headers):
+            refusal.headers["Connection"] = "close"
+            await _answer_while_they_send(refusal, scope, receive, send)
+        else:
+            await refusal(scope, receive, send)
 
     def _refusal(self, method: str, headers: Headers) -> ErrorResponse | None:
         host = headers.get("host", "")
@@ -126,9 +129,24 @@ def _is_unspecified(host: str) -> bool:
     return is_address(host) and ipaddress.ip_address(host).is_unspecified
 
 
+def _announces_body(headers: Headers) -> bool:
+    return "content-length" in headers or "transfer-encoding" in headers
+
+
+def _private(send: Send) -> Send:
+    """What was answered to somebody with a key is not for whoever else a cache serves."""
+
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).setdefault("Cache-Control", "private")
+        await send(message)
+
+    return marked
+
+
 async def _read_body(headers: Headers, receive: Receive, most: int) -> bytes | None:
     """The whole body; nothing when it is too large (announced, or sent in pieces) or breaks off."""
-    if "content-length" not in headers and "transfer-encoding" not in headers:
+    if not _announces_body(headers):
         return b""
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most:
@@ -146,7 +164,7 @@ async def _read_body(headers: Headers, receive: Receive, most: int) -> bytes | N
     return bytes(body)
 
 
-async def _answer_while_they_send(answer: ErrorResponse, scope: Scope, receive: Receive, send: Send) -> None:
+async def _answer_while_they_send(answer: Response, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer at once, but close only when the client has sent what it wanted to, within bounds.
 
     Closing on unread data resets the connection, and the client may never see the answer (RFC 9112, section 9.6).
