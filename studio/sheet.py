@@ -297,7 +297,7 @@ def read(name: str, data: bytes) -> list[Row]:
     if "\0" in text:
         raise SheetUnreadable(f"{name} is not a text file. Save the spreadsheet as CSV.")
     kind = name.lower().rpartition(".")[2]
-    if kind in ("jsonl", "ndjson", "json") or text.lstrip().startswith(('{"', "[{")):
+    if kind in ("jsonl", "ndjson", "json") or _is_json(text):
         rows = _json_rows(text)
     elif kind == "txt":
         rows = [{"prompt": line.strip()} for line in text.splitlines() if line.strip()]
@@ -316,10 +316,12 @@ def _lines(text: str, delimiter: str) -> Iterator[list[str]]:
 def paste(rows: Sequence[Row], text: str, at: int = 0, column: str = "prompt") -> list[Row]:
     """The rows with a clipboard's cells written over them from row `at` (counting from 0) and `column` on.
 
-    Tabs separate cells, as spreadsheets copy them; without one, a line of column names makes it CSV, and anything else
-    is one prompt a line: prompts have commas of their own. Raises SheetUnreadable.
+    JSON objects are rows. Tabs separate cells, as spreadsheets copy them; without one, a line of column names makes it
+    CSV, and anything else is one prompt a line: prompts have commas of their own. Raises SheetUnreadable.
     """
-    if "\t" in text and not _header(next(_lines(text.partition("\n")[0], "\t"), [])):
+    if _is_json(text):
+        new = _json_rows(text)
+    elif "\t" in text and not _header(next(_lines(text.partition("\n")[0], "\t"), [])):
         start = FIELDS.index(column) if column in FIELDS else 0
         new = [dict(zip(FIELDS[start:], map(str.strip, line), strict=False)) for line in _lines(text, "\t") if line]
     else:
@@ -368,6 +370,10 @@ def _cells(text: str, delimiter: str, header: list[str]) -> Iterator[Row]:
                 " Put a prompt with commas in quotation marks."
             )
         yield {field: cell.strip() for field, cell in zip(header, line, strict=False) if field and cell.strip()}
+
+
+def _is_json(text: str) -> bool:
+    return re.match(r'\s*(\{\s*"|\[\s*\{)', text) is not None
 
 
 def _json_rows(text: str) -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from typing import Any
 
 import pytest
@@ -322,6 +323,18 @@ def test_pasted_lines_are_prompts_and_keep_their_commas() -> None:
     assert paste([], "calm piano, slow\n\njazz trio, bass\n") == [
         {"prompt": "calm piano, slow"}, {"prompt": "jazz trio, bass"},
     ]  # fmt: skip
+
+
+def test_pasted_json_lines_are_rows_and_say_what_is_wrong_as_a_file_does() -> None:
+    text = '{"prompt": "calm piano", "duration": 8}\n{ "prompt": "jazz\\ttrio", "takes": 3}\n'
+    made = [{"prompt": "calm piano", "duration": "8"}, {"prompt": "jazz\ttrio", "variations": "3"}]
+    assert paste([], text) == read("a.jsonl", text.encode()) == made
+    assert paste([], "{calm|dark} piano\njazz trio") == [{"prompt": "{calm|dark} piano"}, {"prompt": "jazz trio"}]
+    for wrong in ('{"prompt": "x", "tempo": 1}\n', '{"prompt": "x"}\n{"prompt"\n'):
+        with pytest.raises(SheetUnreadable) as pasted:
+            paste([], wrong)
+        with pytest.raises(SheetUnreadable, match=re.escape(str(pasted.value))):
+            read("a.jsonl", wrong.encode())
 
 
 def test_a_paste_that_is_too_long_is_refused_and_changes_nothing() -> None:

@@ -131,7 +131,7 @@
     paste(event) {
       const text = event.clipboardData.getData("text/plain");
       const field = event.target.dataset.field;
-      if (!field || !/[\t\n]/.test(text.trim())) return; // into the cell, as anywhere
+      if (!field || !/[\t\n]|^\{\s*"/.test(text.trim())) return; // into the cell, as anywhere
       event.preventDefault();
       this.ask("paste", { text, row: this.numberOf(event.target), field });
     }
