@@ -14,7 +14,8 @@ import gradio as gr
 from studio.errors import StudioError
 from studio.runtime import Studio
 from studio.schemas import CONTINUE_MIN_S, DURATION_MAX_S, RECIPE_FIELDS, JobView
-from studio.ui import cards, drafts
+from studio.ui import cards, drafts, lists
+from studio.ui.actions import RECENT, found
 from studio.ui.form import LABELS, Controls, sentences
 from studio.ui.live import QUIET, action, live
 
@@ -50,8 +51,8 @@ class Source:
 class Opening:
     """The strip and the slider below it. `given` are their inputs to a listener, which `asked` turns into fields."""
 
-    def __init__(self, studio: Studio) -> None:
-        self._studio = studio
+    def __init__(self, studio: Studio, ideas: Sequence[str]) -> None:
+        self._studio, self._ideas = studio, ideas
         self._source = gr.State(None)
         self._strip = live(cards.opening(), elem_id="opening")
         self._keep = gr.Slider(
@@ -68,15 +69,17 @@ class Opening:
         """What a request says of it."""
         return {"continue_from": source.name, "continue_seconds": float(keep)} if source else {}
 
-    def listen(self, prompt: gr.Textbox, form: Controls, shown: Sequence[gr.HTML]) -> None:
-        """Listen to the strip, and to the buttons of the jobs that are `shown`."""
+    def listen(self, prompt: gr.Textbox, form: Controls, mine: gr.HTML, shown: Sequence[gr.HTML]) -> None:
+        """Listen to the strip, and to the buttons of the jobs that are `shown`. `mine` lists this browser's jobs."""
         names = [field.name for field in fields(form)]
         filled = [self._source, self._strip, self._keep, prompt, *form.all]
 
-        def act(event: gr.EventData) -> Any:
+        def act(event: gr.EventData, text: str, before: Source | None, mine: str) -> Any:
             name, what = action(event)
             try:
                 source, values = self._chosen(name, what)
+                if self._is_draft(text, before, mine):
+                    values.pop("prompt", None)
             except StudioError as error:
                 gr.Warning(cards.escape(" ".join(sentences(error))))
                 return gr.skip()
@@ -87,8 +90,15 @@ class Opening:
             return source, strip, _slider(source, values.get("keep")), *shows
 
         clicks = [self._strip.click, *(html.click for html in shown)]
-        answered = gr.on(clicks, act, None, filled, trigger_mode="multiple", **QUIET)  # also while another one is
+        answered = gr.on(
+            clicks, act, [prompt, self._source, mine], filled, trigger_mode="multiple", **QUIET
+        )  # also while another one is
         answered.then(**drafts.keep([prompt, *form.all]))
+
+    def _is_draft(self, text: str, before: Source | None, mine: str) -> bool:
+        """Whether somebody has typed this and not sent it: the page has put it there neither as an idea nor before."""
+        sent = [job.prompt for job in found(self._studio, lists.ids(mine, RECENT))]
+        return text.strip() not in ("", *self._ideas, before and before.title, *sent)
 
     def _chosen(self, name: str, what: str) -> tuple[Source | None, dict[str, Any]]:
         """What a click means: the source from now on, and what the form's controls become."""

@@ -42,7 +42,7 @@ def build(studio: Studio, page: gr.Blocks, mine: gr.HTML) -> tuple[Part, Callabl
             )  # fmt: skip
             at_prompt = gr.HTML("", elem_id="at-prompt", elem_classes=["maybe"], apply_default_css=False)
             gr.HTML(cards.chips(EXAMPLES, "#prompt textarea"), apply_default_css=False)
-            opening = Opening(studio)
+            opening = Opening(studio, EXAMPLES)
             form = controls(studio, "prompt")
             at_form = gr.HTML("", elem_classes=["maybe"], apply_default_css=False)
             generate = gr.Button("Generate", variant="primary", size="lg", elem_classes=["go"])
@@ -70,7 +70,7 @@ def build(studio: Studio, page: gr.Blocks, mine: gr.HTML) -> tuple[Part, Callabl
     prompt.change(None, prompt, draft, js=AS_TEXT, **QUIET)
     drafts.restore(page, [prompt, *form.all], choices(studio), first=draft)
     page.load(_asked_for, None, asked, **QUIET)
-    listen = partial(opening.listen, prompt, form)
+    listen = partial(opening.listen, prompt, form, mine)
     return Part([mine, asked], [paused, recent], lambda *view: show(studio, *view)), listen
 
 
