@@ -274,7 +274,8 @@ def alternatives(template: str, field: str = "prompt") -> list[str]:
     for match in GROUPS.finditer(template):
         text = match[0]
         if text in ("{", "}"):
-            raise _RowWrong((field, "a brace has no partner: write {calm|dark}, or {{ for the brace itself"))
+            reason = "a brace has no partner: write {calm|dark} (groups cannot be nested), or {{ for the brace itself"
+            raise _RowWrong((field, reason))
         parts.append(match[1].split("|") if match[1] is not None else [text[0] if text in ("{{", "}}") else text])
         if math.prod(map(len, parts)) > JOBS_MAX:
             raise _RowWrong((field, f"has more than {JOBS_MAX} alternatives"))

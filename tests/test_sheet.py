@@ -325,6 +325,10 @@ def test_pasted_lines_are_prompts_and_keep_their_commas() -> None:
     ]  # fmt: skip
 
 
+def test_a_group_in_a_group_is_refused_in_words() -> None:
+    assert "groups cannot be nested" in said({"prompt": "{a|{b|c}}"})[0]
+
+
 def test_pasted_json_lines_are_rows_and_say_what_is_wrong_as_a_file_does() -> None:
     text = '{"prompt": "calm piano", "duration": 8}\n{ "prompt": "jazz\\ttrio", "takes": 3}\n'
     made = [{"prompt": "calm piano", "duration": "8"}, {"prompt": "jazz\ttrio", "variations": "3"}]

@@ -40,7 +40,7 @@ from studio.settings import in_effect
 from studio.ui import batches, blocks, cards, drawer, gauges
 from studio.ui.form import problems, request_of
 from studio.ui.opening import Source
-from studio.ui.tabs import queue, system
+from studio.ui.tabs import prompt, queue, system
 from studio.vitals import Machine, Sample
 
 NASTY = "<b>${alert(1)}</b> `x` {{y}} \\ \"quoted\" 'single'"
@@ -215,6 +215,9 @@ def test_a_seed_that_is_no_number_is_said_where_it_stands() -> None:
     with pytest.raises(ValidationError) as error:
         request_of("sad piano", *VALUES[:6], "seven", *VALUES[7:])
     assert problems(error.value)[1].count("Seed: ") == 1
+    with pytest.raises(ValidationError) as error:
+        request_of("sad piano", *VALUES[:6], "-1", *VALUES[7:])
+    assert "Seed: Input should be greater than or equal to 0." in problems(error.value)[1]
 
 
 @pytest.mark.parametrize(
@@ -271,9 +274,9 @@ def test_the_drawers_curl_asks_for_the_same_music_again() -> None:
 # The batch tab
 
 
-def planned(*rows: dict[str, str]) -> str:
+def planned(*rows: dict[str, str], seconds: float = 84.0) -> str:
     made = sheet.plan(rows, {"duration": 8.0})
-    return batches.plan(made, 84.0 if not made.problems else None, {"duration": 8.0, "model": None})
+    return batches.plan(made, seconds if not made.problems else None, {"duration": 8.0, "model": None})
 
 
 def test_a_sheet_says_how_many_jobs_it_makes_how_long_they_take_and_that_they_go_as_several_batches() -> None:
@@ -283,6 +286,7 @@ def test_a_sheet_says_how_many_jobs_it_makes_how_long_they_take_and_that_they_go
     assert "They go as 2 batches" in shown
     assert shown.count("<li>") == 12
     assert "batches" not in planned({"prompt": "sad piano"})
+    assert "<b>less than a second</b> until" in planned({"prompt": "sad piano"}, seconds=0.3)
 
 
 def test_a_sheet_hands_its_problems_to_the_rows_they_belong_to() -> None:
@@ -407,6 +411,15 @@ def test_a_sheet_is_not_blamed_for_a_database_that_is_away(tmp_path: Path) -> No
     (tmp_path / "studio.db").write_bytes(b"this is not a database" * 1000)
     text = json.dumps({"rows": [{"prompt": "the end", "after": "gen_1"}]})
     assert found["work_out"](text, *VALUES) == (gr.skip(), gr.skip())
+
+
+def test_a_link_to_a_job_that_is_not_there_says_so(tmp_path: Path) -> None:
+    studio = Studio(Settings(data_dir=tmp_path))
+    studio.start(work=False)
+    assert "There is no job &#x27;gen_nope&lt;b&gt;&#x27;." in prompt.show(studio, "[]", "gen_nope<b>")[0]
+    job_id = studio.submit(GenerationRequest(prompt="sad piano"), "somebody").job_id
+    assert prompt.show(studio, "anything", job_id)[0] == ""
+    studio.stop()
 
 
 def test_a_search_may_be_any_text(tmp_path: Path) -> None:

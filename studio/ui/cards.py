@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from studio.audio.files import track_name
 from studio.engine.catalog import ModelInfo
+from studio.errors import JobNotFound
 from studio.schemas import JobPage, JobStatus, JobView, QueueState, QueueStats, Step
 
 PIPELINE = [Step.QUEUED, Step.LOADING_MODEL, Step.ENCODING_PROMPT, Step.GENERATING, Step.SAVING, Step.COMPLETED]
@@ -278,6 +279,11 @@ def queue_state(state: QueueState) -> str:
 def paused(state: QueueState) -> str:
     """A note for those who wait; nothing while the queue runs."""
     return '<p class="paused-note">The queue is paused: nothing new starts.</p>' if state.paused else ""
+
+
+def missing(job_id: str) -> str:
+    """A note for who follows a link to a job that is not there."""
+    return f'<p class="paused-note">{escape(JobNotFound(job_id[:40]))}</p>'
 
 
 def nothing(status: JobStatus | None, search: str | None) -> str:

@@ -86,7 +86,7 @@ def values_of(*values: Any) -> dict[str, Any]:
     """The form's values by field of a request; one that says nothing is left out."""
     given = dict(zip((field.name for field in fields(Controls)), values, strict=True))
     seed = "" if given["seed"] is None else str(given["seed"]).strip()
-    given["seed"] = int(seed) if seed.isdecimal() else seed
+    given["seed"] = int(seed) if seed.removeprefix("-").isdecimal() else seed
     given["after"] = names(given["after"] or "")
     return {name: value for name, value in given.items() if value not in (None, "", [])}
 

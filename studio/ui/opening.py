@@ -90,9 +90,8 @@ class Opening:
             return source, strip, _slider(source, values.get("keep")), *shows
 
         clicks = [self._strip.click, *(html.click for html in shown)]
-        answered = gr.on(
-            clicks, act, [prompt, self._source, mine], filled, trigger_mode="multiple", **QUIET
-        )  # also while another one is
+        given = [prompt, self._source, mine]
+        answered = gr.on(clicks, act, given, filled, trigger_mode="multiple", **QUIET)  # also while another one is
         answered.then(**drafts.keep([prompt, *form.all]))
 
     def _is_draft(self, text: str, before: Source | None, mine: str) -> bool:

@@ -80,7 +80,9 @@ def _asked_for(request: gr.Request) -> str | None:
 
 
 def show(studio: Studio, mine: str, asked: str | None) -> tuple[str, str]:
-    """Whether the queue is paused, and the cards of the job that the address names and of this browser's jobs."""
+    """What to know first: the queue is paused, or there is no job such as the address names. Then the cards of that one
+    and of this browser's jobs."""
     ids = lists.ids(mine, RECENT)
     shown = found(studio, [asked, *ids] if asked and asked not in ids else ids)
-    return cards.paused(studio.queue_state()), cards.cards(shown)
+    missing = cards.missing(asked) if asked and asked not in [job.job_id for job in shown] else ""
+    return missing + cards.paused(studio.queue_state()), cards.cards(shown)
