@@ -77,10 +77,8 @@ def _wrong(problems: Sequence[Problem]) -> str:
 def _right(planned: Plan, forecast_s: float | None) -> str:
     count, parts = len(planned.requests), len(planned.batches)
     source = f" from {_count(len(set(planned.rows)), 'row')}" if len(set(planned.rows)) != count else ""
-    about = (
-        f"about <b>{seconds(forecast_s, exact=False)}</b>" if (forecast_s or 0) >= 1 else "<b>less than a second</b>"
-    )
-    time = f", {about} until all are done" if forecast_s else ""
+    soon, about = "<b>less than a second</b>", f"about <b>{seconds(forecast_s, exact=False)}</b>"
+    time = f", {soon if forecast_s < 1 else about} until all are done" if forecast_s else ""
     split = f" They go as {parts} batches, since a batch has at most {BATCH_MAX}." if parts > 1 else ""
     return f'<p class="plan"><b>{_count(count, "job")}</b>{source}{time}.{split}</p>{_all(planned)}'
 

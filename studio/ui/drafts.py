@@ -13,18 +13,15 @@ import gradio as gr
 from studio.ui.live import QUIET
 
 
-def restore(
-    page: gr.Blocks, boxes: Sequence[Any], names: dict[str, str] | None = None, *, first: gr.BrowserState | None = None
-) -> None:
+def restore(page: gr.Blocks, boxes: Sequence[Any], draft: gr.BrowserState, names: dict[str, str]) -> None:
     """Fill the boxes with what the tab has kept of them.
 
     Args:
+        draft: what the first box says in a new tab.
         names: of choices, by the words that a dropdown shows.
-        first: what the first box says in a new tab.
     """
-    given = [*([first] if first else boxes[:1]), *boxes[1:]]
-    js = f"(...given) => studio.restore({_ids(boxes)}, given, {json.dumps(names or {})})"
-    page.load(None, given, boxes, js=js, **QUIET)
+    js = f"(...given) => studio.restore({_ids(boxes)}, given, {json.dumps(names)})"
+    page.load(None, [draft, *boxes[1:]], boxes, js=js, **QUIET)
 
 
 def keep(boxes: Sequence[Any]) -> dict[str, Any]:

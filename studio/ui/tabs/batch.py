@@ -115,7 +115,7 @@ def build(studio: Studio, page: gr.Blocks, mine: gr.HTML, memory: Memory) -> Par
     gr.on(triggers, work_out, [sheet, *form.all], [made, generate], trigger_mode="always_last", **QUIET)
     given, shown = [sheet, batch_ids, *form.all], [sheet, batch_ids, problem]
     generate.click(submit, given, shown, **QUIET).then(**SHOW_PROBLEM)
-    drafts.restore(page, [sheet, *form.all], choices(studio), first=draft)
+    drafts.restore(page, [sheet, *form.all], draft, choices(studio))
     table.click(batch_actions(studio), [batch_ids, chosen], chosen, **QUIET)
     act_on_jobs(studio, table, mine)
     return Part([batch_ids, chosen], [table], lambda known, chosen: [show(studio, known, chosen)])

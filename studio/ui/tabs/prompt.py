@@ -68,7 +68,7 @@ def build(studio: Studio, page: gr.Blocks, mine: gr.HTML) -> tuple[Part, Callabl
     generate.click(submit, given, shown, trigger_mode="multiple", **QUIET).then(**SHOW_PROBLEM)
     act_on_jobs(studio, recent, mine)
     prompt.change(None, prompt, draft, js=AS_TEXT, **QUIET)
-    drafts.restore(page, [prompt, *form.all], choices(studio), first=draft)
+    drafts.restore(page, [prompt, *form.all], draft, choices(studio))
     page.load(_asked_for, None, asked, **QUIET)
     listen = partial(opening.listen, prompt, form, mine)
     return Part([mine, asked], [paused, recent], lambda *view: show(studio, *view)), listen
