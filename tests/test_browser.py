@@ -784,6 +784,27 @@ def test_a_link_opens_the_documentation_of_the_endpoints(context: BrowserContext
     page.close()
 
 
+def test_a_studio_with_keys_lets_people_log_in_and_out(chromium: Browser, tmp_path: Path) -> None:
+    key = "correct-horse-battery"
+    with served(tmp_path, load_audible, api_keys=[key]) as closed:
+        page = chromium.new_page()
+        page.goto(closed.url)
+        page.get_by_label("Key").fill("wrong")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("alert")).to_have_text("The studio does not know this key.")
+        page.get_by_label("Key").fill(key)
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_function("window.studio && document.querySelector('.cards, .empty')")
+        generate(page, "sad piano", wait="completed")
+        page.wait_for_function(f"{HEARD} > 0.5")
+        page.get_by_role("tab", name="System").click()
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_label("Key")).to_be_visible()
+        page.goto(closed.url)
+        expect(page.get_by_label("Key")).to_be_visible()
+        page.close()
+
+
 def test_the_chosen_theme_is_remembered(page: Page, place: Served) -> None:
     page.get_by_role("button", name="Switch between light and dark").click()
     expect(page.locator("body.dark")).to_be_visible()
