@@ -323,7 +323,8 @@
     Object.assign(models, names);
     if (ids.includes("prompt") && kept().opening) goOnFrom(kept().opening);
     for (const id of ids) restored.add(id);
-    return ids.map((id, number) => kept()[id] ?? given[number] ?? "");
+    const typed = (id) => id === "prompt" && boxOf(id)?.value; // already, while the page was loading
+    return ids.map((id, number) => typed(id) || (kept()[id] ?? given[number] ?? ""));
   }
 
   function keep(ids, values) {
