@@ -20,6 +20,7 @@ from studio.engine import delay
 from studio.engine.attention import Dense
 from studio.engine.decoder import Decoder
 from studio.engine.linear import Int8WeightLinear
+from studio.engine.loader import pick_precision
 from studio.engine.model import Conditions
 from studio.engine.recording import Graphs, Traces
 from studio.engine.sampling import FIRST_OF_KEPT, Sampling, SamplingRows, draw, truncate
@@ -492,6 +493,12 @@ def sharpened(reference: Oracle, by: float) -> dict[str, Tensor]:
 
 def test_a_shape_says_how_many_codebooks_and_how_wide_a_head(mono: Oracle) -> None:
     assert (mono.config.codebooks, mono.config.head_dim) == (4, 64)
+
+
+def test_auto_is_int8_where_the_compiled_step_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    assert pick_precision("auto", CPU, MONO) == "int8"
+    assert pick_precision("auto", CPU, SHAPES["stereo"]) != "int8"
 
 
 @pytest.mark.slow

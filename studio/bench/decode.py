@@ -80,9 +80,9 @@ def run(model: str, precisions: Sequence[str], slots: int, seconds: float, again
         if unknown := set(wanted) - set(known):
             raise ConfigurationError(f"There is no {what} {unknown.pop()!r}; there are {', '.join(known)}.")
     device = loader.pick_device("auto")
-    precisions = [loader.pick_precision(each, device) for each in precisions]
     frames = round(seconds * FRAME_RATE)
     config, lm, conditions = _model(model, frames)
+    precisions = [loader.pick_precision(each, device, config) for each in precisions]
     assert conditions.cross is not None, f"{model} reads its prompt by cross-attention"
     loader.pick_threads(sum(tensor.numel() for tensor in lm.values()))
     ours = [

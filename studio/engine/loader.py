@@ -17,6 +17,8 @@ from studio.settings import Settings
 if TYPE_CHECKING:
     import torch
 
+    from studio.engine.transformer import DecoderConfig
+
 SMALL = 50_000_000  # parameters of a decoder that one thread serves best
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # of a parameter
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")  # "quota period", of a container's CPU time
@@ -46,8 +48,8 @@ def load_engine(name: str, settings: Settings, progress: LoadProgress) -> Engine
 
     info = catalog.resolve(name, settings)
     device = pick_device(settings.device)
-    precision = pick_precision(settings.precision, device)
     model = weights.load(info, settings, device, progress)
+    precision = pick_precision(settings.precision, device, model.config)
     parameters = sum(tensor.numel() for tensor in model.lm.values())
     pick_threads(parameters)
     frames = math.ceil(model.max_duration * model.codec.frame_rate)
@@ -114,10 +116,12 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
-def pick_precision(wanted: str, device: torch.device) -> str:
-    """The precision that `PRECISION` means on this device: where it is `auto`, the fastest that is good enough.
+def pick_precision(wanted: str, device: torch.device, config: DecoderConfig) -> str:
+    """The precision that `PRECISION` means on this device for a decoder: where it is `auto`, the fastest that is good
+    enough.
 
-    On a CPU that is int8 if it runs the compiled step (AVX2). `python -m studio bench quality` says what each costs.
+    On a CPU that is int8 if it runs the compiled step (AVX2) or multiplies bytes (VNNI; else torch's rounding is
+    coarser and no faster), else bf16 if it has that. `python -m studio bench quality` says what each costs.
     """
     import torch
 
@@ -125,4 +129,8 @@ def pick_precision(wanted: str, device: torch.device) -> str:
         return wanted
     if device.type == "cuda":
         return "bf16"
-    return "int8" if torch.cpu._is_avx2_supported() else "fp32"
+    from studio.engine import native
+
+    if native.suits(config) or torch.cpu._is_vnni_supported():
+        return "int8"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"

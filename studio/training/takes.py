@@ -64,7 +64,8 @@ class Musician:
         device = pick_device(settings.device)
         model = weights.load(catalog.resolve(str(assets), settings), settings, device, lambda *_: None)
         pick_threads(sum(tensor.numel() for tensor in model.lm.values()))
-        self._engine: Engine = MusicGenEngine(model, device, pick_precision(settings.precision, device), slots)
+        precision = pick_precision(settings.precision, device, model.config)
+        self._engine: Engine = MusicGenEngine(model, device, precision, slots)
 
     def play(self, requests: Sequence[GenerationRequest]) -> list[Take]:
         """A take for each request, in their order."""
